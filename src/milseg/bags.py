@@ -1,0 +1,222 @@
+"""Bags: photos with their tag sets, and batches of them.
+
+A bag is a photo with what is known of its classes; its instances are the places of the score map. Class 0 is
+the background wherever there is one, and it is present in every photo (paper, "Multi-class MIL loss").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milseg.errors import UserError
+from milseg.photos import UInt8, fit_size, normalise, open_mask, open_photo, resize_mask, resize_photo
+
+BACKGROUND = 0
+VOID = 255
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag:
+    """One photo and what is known of it.
+
+    Attributes:
+        name: unique in its set; the photo's path below the source's root, without its extension.
+        photo: a file, or the pixels themselves, uint8 [H, W, 3].
+        tags: one of PRESENT, ABSENT, UNKNOWN for each class of the set, background first.
+        mask: a file or pixels, uint8 [H, W], where there is one. Training from tags never opens it.
+    """
+
+    name: str
+    photo: Path | UInt8
+    tags: tuple[int, ...]
+    mask: Path | UInt8 | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagSet:
+    """Bags that share a class list, with where their tags came from.
+
+    Attributes:
+        name: what the set is, for results ("digits train", "VOC2011 val-736").
+        classes: class names, "background" first where there is one.
+        tags_from: "tag file", "XML annotations", "masks", "generator" or "none" (all
+            unknown); results repeat it.
+        mask_values: uint8 [256], mask file value to class number or VOID; None keeps the values.
+        notes: what was left out or is odd, one sentence each, with counts.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    bags: tuple[Bag, ...]
+    tags_from: str
+    mask_values: UInt8 | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.bags)
+
+    def tag_counts(self) -> dict[str, int]:
+        """How many bags carry each class as present (every bag carries the background)."""
+        return {c: sum(bag.tags[i] == PRESENT for bag in self.bags) for i, c in enumerate(self.classes)}
+
+    def take(self, indices: Iterable[int]) -> BagSet:
+        """The same set with some of its bags, in the given order."""
+        return replace(self, bags=tuple(self.bags[i] for i in indices))
+
+
+def make_tags(
+    present: Iterable[str], classes: Sequence[str], *, unknown: Iterable[str] = ()
+) -> tuple[int, ...]:
+    """Tags of one bag from class names; the background, where `classes` has one, is always present.
+
+    >>> make_tags(["dog"], ["background", "cat", "dog"], unknown=["cat"])
+    (1, -1, 1)
+    """
+    here, maybe = set(present), set(unknown)
+    return tuple(
+        PRESENT if name in here or name == "background" else UNKNOWN if name in maybe else ABSENT
+        for name in classes
+    )
+
+
+def mask_values_for(classes: Sequence[str], stored: Mapping[int, str]) -> UInt8:
+    """The table from stored mask values to class numbers: names not in `classes`, and unused values, become
+    VOID.
+
+    Args:
+        classes: the set's classes, background first.
+        stored: mask file value to class name, as the data set numbers them.
+
+    Returns:
+        uint8 [256].
+    """
+    table = np.full(256, VOID, dtype=np.uint8)
+    number = {name: i for i, name in enumerate(classes)}
+    for value, name in stored.items():
+        table[value] = number.get(name, VOID)
+    return table
+
+
+def load_photo(bag: Bag) -> UInt8:
+    """The bag's photo, uint8 [H, W, 3]."""
+    return open_photo(bag.photo) if isinstance(bag.photo, Path) else bag.photo
+
+
+def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None) -> UInt8:
+    """The bag's mask in the set's class numbers, uint8 [H, W]; the only way from a bag to its mask.
+
+    Args:
+        size: the photo's (height, width), checked where given.
+
+    Raises:
+        UserError: no mask, a mask of another size than the photo, or a value that is no class and not void.
+    """
+    if bag.mask is None:
+        raise UserError(f"{bag.name}: has no mask; scoring and supervised training need one for each photo")
+    mask = open_mask(bag.mask) if isinstance(bag.mask, Path) else bag.mask
+    where = bag.mask if isinstance(bag.mask, Path) else bag.name
+    if size is not None and mask.shape != tuple(size):
+        raise UserError(
+            f"{where}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a photo of {size[1]} x "
+            f"{size[0]}; export the mask again at the photo's own size"
+        )
+    if bag_set.mask_values is not None:
+        return bag_set.mask_values[mask]
+    wrong = np.setdiff1d(np.unique(mask), [*range(len(bag_set.classes)), VOID])
+    if wrong.size:
+        raise UserError(
+            f"{where}: holds the value {wrong[0]}; expected class numbers 0 to {len(bag_set.classes) - 1}, "
+            "or 255 (void)"
+        )
+    return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagBatch:
+    """A padded batch.
+
+    Attributes:
+        images: float32 [B, 3, H, W], normalised; padding at the right and the bottom is 0, the mean colour.
+        sizes: int64 [B, 2], each photo's own (height, width) before padding.
+        tags: int8 [B, C].
+        masks: uint8 [B, H, W] with VOID on padding, or None.
+        names: the bags' names.
+    """
+
+    images: torch.Tensor
+    sizes: torch.Tensor
+    tags: torch.Tensor
+    masks: torch.Tensor | None
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> BagBatch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes.to(device, non_blocking=True),
+            tags=self.tags.to(device, non_blocking=True),
+            masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
+        )
+
+
+def load_batch(
+    bag_set: BagSet,
+    indices: Iterable[int],
+    *,
+    longest_side: int | None = None,
+    with_masks: bool = False,
+    flips: Iterable[bool] | None = None,
+) -> BagBatch:
+    """Read some bags of a set and pad them to one size.
+
+    Args:
+        longest_side: photos larger than this are made smaller (never larger); None keeps each photo's own
+            size.
+        with_masks: also read the masks. Without it no mask file is opened.
+        flips: for each bag whether to mirror it left to right; None mirrors none.
+    """
+    bags = [bag_set.bags[i] for i in indices]
+    mirror = list(flips) if flips is not None else [False] * len(bags)
+    images, masks = [], []
+    for bag, flip in zip(bags, mirror, strict=True):
+        photo = load_photo(bag)
+        height, width = photo.shape[:2]
+        size = fit_size(height, width, longest_side)
+        if with_masks:
+            mask = resize_mask(load_mask(bag, bag_set, size=(height, width)), size)
+            masks.append(mask[:, ::-1] if flip else mask)
+        photo = resize_photo(photo, size)
+        images.append(normalise(photo[:, ::-1] if flip else photo))
+    return collate(
+        images, [bag.tags for bag in bags], masks if with_masks else None, [bag.name for bag in bags]
+    )
+
+
+def collate(
+    images: Sequence[torch.Tensor],
+    tags: Sequence[Sequence[int]],
+    masks: Sequence[NDArray[np.uint8]] | None,
+    names: Sequence[str],
+) -> BagBatch:
+    """Pad photos float32 [3, h, w] of any sizes at the right and the bottom, to the largest of them."""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    batch = torch.zeros(len(images), 3, height, width)
+    for i, image in enumerate(images):
+        batch[i, :, : image.shape[1], : image.shape[2]] = image
+    padded = None
+    if masks is not None:
+        padded = torch.full((len(images), height, width), VOID, dtype=torch.uint8)
+        for i, mask in enumerate(masks):
+            padded[i, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(np.array(mask, copy=True))
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    return BagBatch(
+        images=batch, sizes=sizes, tags=torch.tensor(tags, dtype=torch.int8), masks=padded, names=tuple(names)
+    )
