@@ -1,0 +1,253 @@
+import math
+
+import pytest
+import torch
+
+from milseg.bags import UNKNOWN, VOID
+from milseg.errors import UserError
+from milseg.rules import (
+    RULES,
+    choose_max,
+    choosing_rule,
+    find_rule,
+    log_probs,
+    loss_map,
+    mil_loss,
+    shown_weights,
+    weighted_loss,
+)
+
+
+def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randn(batch, classes, height, width, generator=g, dtype=dtype) * 2
+    tags = torch.randint(0, 2, (batch, classes), generator=g, dtype=torch.int8)
+    tags[:, 0] = 1
+    valid = torch.ones(batch, height, width, dtype=torch.bool)
+    valid[0, :, -2:] = False
+    valid[1, -1] = False
+    return scores, tags, valid
+
+
+def slow_mil_loss(scores, tags, valid):
+    """The paper's equation, one number at a time."""
+    out = []
+    for b in range(len(scores)):
+        known = [c for c in range(scores.shape[1]) if tags[b, c] != UNKNOWN]
+        label_set = [c for c in known if tags[b, c] == 1]
+        total = 0.0
+        for label in label_set:
+            best = None
+            for y in range(scores.shape[2]):
+                for x in range(scores.shape[3]):
+                    if not valid[b, y, x]:
+                        continue
+                    denominator = sum(math.exp(scores[b, c, y, x]) for c in known)
+                    p = math.exp(scores[b, label, y, x]) / denominator
+                    best = p if best is None or p > best else best
+            total += math.log(best)
+        out.append(-total / len(label_set))
+    return torch.tensor(out, dtype=scores.dtype)
+
+
+def test_two_by_three_map_by_hand():
+    # Two classes; logits chosen so that the softmax is a simple fraction: p1 = e/(1+e) with e = exp(s1).
+    ratio = torch.tensor([[1.0, 3.0, 1 / 4], [9.0, 1.0, 1 / 3]])
+    scores = torch.stack([torch.zeros(2, 3), ratio.log()])[None]
+    loss = mil_loss(scores, torch.tensor([[1, 1]]), torch.ones(1, 2, 3, dtype=torch.bool))
+    # best place of class 1: p = 9/10; best place of the background: p = 1 - 1/5 = 4/5
+    assert loss.item() == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2, abs=1e-6)
+    # background only: the label set has one member
+    loss = mil_loss(scores, torch.tensor([[1, 0]]), torch.ones(1, 2, 3, dtype=torch.bool))
+    assert loss.item() == pytest.approx(-math.log(0.8), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equals_the_slow_equation(seed):
+    scores, tags, valid = random_case(seed)
+    torch.testing.assert_close(mil_loss(scores, tags, valid), slow_mil_loss(scores, tags, valid))
+    tags[0, 2] = UNKNOWN
+    torch.testing.assert_close(mil_loss(scores, tags, valid), slow_mil_loss(scores, tags, valid))
+
+
+def test_gradient_falls_on_one_place_a_present_class():
+    scores, tags, valid = random_case(1)
+    scores.requires_grad_()
+    mil_loss(scores, tags, valid).sum().backward()
+    touched = (scores.grad.abs().sum(dim=1) > 0).flatten(1).sum(dim=1)
+    assert (touched <= tags.sum(dim=1)).all()
+    assert (touched >= 1).all()
+    assert not (scores.grad.abs().sum(dim=1) > 0)[~valid].any()
+
+
+def test_gradcheck_with_the_choice_held_fixed():
+    scores, tags, valid = random_case(2)
+    assert torch.autograd.gradcheck(lambda s: mil_loss(s, tags, valid), scores.requires_grad_())
+
+
+def test_ties_go_to_one_place():
+    scores = torch.zeros(1, 2, 2, 2, requires_grad=True)
+    tags = torch.tensor([[1, 1]])
+    valid = torch.tensor([[[False, True], [True, True]]])
+    weights = choose_max(loss_map(scores, tags), tags.float(), valid[:, None])
+    expected = torch.zeros(1, 2, 2, 2)
+    expected[0, :, 0, 1] = 0.5  # the first valid place in reading order
+    torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_padding_takes_no_part(name):
+    scores, tags, valid = random_case(3)
+    masks = torch.randint(0, 4, valid.shape)
+    rule = RULES[name].rule
+    loud = scores.clone().masked_fill_(~valid[:, None], 1e4).requires_grad_()
+    loss = rule(loud, tags, valid, masks=masks)
+    torch.testing.assert_close(loss, rule(scores, tags, valid, masks=masks))
+    loss.sum().backward()
+    assert not loud.grad.permute(0, 2, 3, 1)[~valid].any()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_unknown_class_is_untouched(name):
+    scores, tags, valid = random_case(4)
+    tags[:, 2] = UNKNOWN
+    masks = torch.randint(0, 2, valid.shape)
+    changed = scores.clone()
+    changed[:, 2] += 5
+    changed.requires_grad_()
+    rule = RULES[name].rule
+    loss = rule(changed, tags, valid, masks=masks)
+    torch.testing.assert_close(loss, rule(scores, tags, valid, masks=masks))
+    loss.sum().backward()
+    assert not changed.grad[:, 2].any()
+    assert changed.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_permuting_bags_and_places_permutes_nothing_else(name):
+    scores, tags, valid = random_case(5)
+    masks = torch.randint(0, 4, valid.shape)
+    rule = RULES[name].rule
+    base = rule(scores, tags, valid, masks=masks)
+    order = torch.tensor([2, 0, 1])
+    torch.testing.assert_close(
+        rule(scores[order], tags[order], valid[order], masks=masks[order]), base[order]
+    )
+    flip = rule(scores.flip(2, 3), tags, valid.flip(1, 2), masks=masks.flip(1, 2))
+    torch.testing.assert_close(flip, base)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_nothing_selectable_is_a_connected_zero(name):
+    scores, tags, valid = random_case(6)
+    scores.requires_grad_()
+    loss = RULES[name].rule(scores, tags, torch.zeros_like(valid), masks=torch.full(valid.shape, VOID))
+    assert loss.tolist() == [0, 0, 0]
+    loss.sum().backward()
+    assert not scores.grad.any()
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_half_precision_gives_a_finite_float32_loss(name):
+    scores, tags, valid = random_case(7, dtype=torch.float32)
+    masks = torch.randint(0, 4, valid.shape)
+    loss = RULES[name].rule((scores * 50).to(torch.bfloat16), tags, valid, masks=masks)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite().all()
+
+
+def test_weight_map_and_mask_act_on_the_loss_map():
+    scores, tags, valid = random_case(8)
+    base = mil_loss(scores, tags, valid)
+    torch.testing.assert_close(mil_loss(scores, tags, valid, weight_map=torch.tensor(3.0)), 3 * base)
+    only = torch.zeros(1, 1, *valid.shape[1:], dtype=torch.bool)
+    only[..., 0, 0] = True
+    expected = -(log_probs(scores, tags)[:, :, 0, 0] * tags).sum(dim=1) / tags.sum(dim=1)
+    torch.testing.assert_close(mil_loss(scores, tags, valid, mask=only), expected)
+    scores.requires_grad_()
+    mil_loss(scores, tags, valid, weight_map=torch.zeros(1, 4, 1, 1)).sum().backward()
+    assert not scores.grad.any()
+
+
+def test_average_is_the_mean_of_the_loss_map():
+    scores, tags, valid = random_case(9)
+    losses = loss_map(scores, tags)
+    for b in range(3):
+        present = [c for c in range(4) if tags[b, c] == 1]
+        expected = torch.stack([losses[b, c][valid[b]].mean() for c in present]).mean()
+        torch.testing.assert_close(RULES["average"].rule(scores, tags, valid)[b], expected)
+
+
+def test_oracle_is_cross_entropy_with_void_ignored():
+    scores, tags, valid = random_case(10)
+    masks = torch.randint(0, 4, valid.shape)
+    masks[:, 0] = VOID
+    loss = RULES["oracle"].rule(scores, tags, valid, masks=masks)
+    target = masks.masked_fill(~valid, VOID)
+    for b in range(3):
+        expected = torch.nn.functional.cross_entropy(scores[b : b + 1], target[b : b + 1], ignore_index=VOID)
+        torch.testing.assert_close(loss[b], expected)
+    with pytest.raises(UserError, match="masks"):
+        RULES["oracle"].rule(scores, tags, valid)
+
+
+def test_binary_max_is_the_logistic_loss_at_the_top_score():
+    scores, tags, valid = random_case(11)
+    loss = RULES["binary-max"].rule(scores, tags, valid)
+    for b in range(3):
+        total = 0.0
+        for c in range(4):
+            top = scores[b, c][valid[b]].max()
+            total += math.log1p(math.exp(-top)) if tags[b, c] == 1 else math.log1p(math.exp(top))
+        assert loss[b].item() == pytest.approx(total / 4)
+
+
+@pytest.mark.parametrize("name", ["max", "average"])
+def test_shown_weights_give_back_a_choosing_rules_own(name):
+    scores, tags, valid = random_case(12)
+    tags[0] = torch.tensor([1, 1, 0, 0])
+    tags[1] = torch.tensor([1, 0, UNKNOWN, 1])
+    rule = RULES[name].rule
+    shown = shown_weights(lambda s: rule(s, tags, valid), scores, tags)
+    leaf = scores.clone().requires_grad_()
+    rule(leaf, tags, valid).sum().backward()
+    again = scores.clone().requires_grad_()
+    weighted_loss(loss_map(again, tags), shown).sum().backward()
+    torch.testing.assert_close(again.grad, leaf.grad)
+    if name == "max":
+        own = choose_max(loss_map(scores, tags), (tags == 1).double(), valid[:, None])
+        torch.testing.assert_close(shown[0], own[0])
+
+
+def test_shown_weights_refuse_a_rule_of_raw_scores():
+    scores, tags, valid = random_case(13)
+    with pytest.raises(ValueError, match="raw scores"):
+        shown_weights(lambda s: RULES["binary-max"].rule(s, tags, valid), scores, tags)
+
+
+def test_find_rule_by_name_and_by_import(tmp_path, monkeypatch):
+    assert find_rule("max") is RULES["max"]
+    (tmp_path / "my_rules.py").write_text(
+        "def mine(scores, tags, valid, **k):\n    return scores.sum((1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_rule("my_rules:mine").rule(torch.ones(2, 1, 2, 2), None, None).tolist() == [4, 4]
+    with pytest.raises(UserError, match="did you mean 'max'"):
+        find_rule("maxx")
+    with pytest.raises(UserError, match="no function 'other'"):
+        find_rule("my_rules:other")
+    with pytest.raises(UserError, match="no module 'nowhere'"):
+        find_rule("nowhere:f")
+
+
+def test_ones_own_choice_becomes_a_rule():
+    scores, tags, valid = random_case(14)
+
+    def centre(losses, present, selectable, masks=None):
+        weights = torch.zeros_like(losses)
+        weights[:, :, 1, 2] = present / present.sum(dim=1, keepdim=True)
+        return weights
+
+    loss = choosing_rule(centre)(scores, tags, valid)
+    expected = (loss_map(scores, tags)[:, :, 1, 2] * tags).sum(dim=1) / tags.sum(dim=1)
+    torch.testing.assert_close(loss, expected)
