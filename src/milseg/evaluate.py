@@ -1,0 +1,421 @@
+"""Score masks against the truth: one confusion matrix over the whole set, then intersection over union.
+
+The paper's metric ("Experiments"): for each class the pixels in the intersection of truth and prediction over
+the pixels in their union, in percent; mean IU is the mean over the classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from milseg.bags import BACKGROUND, VOID, BagSet, load_mask, load_photo, mask_values_for
+from milseg.errors import UserError
+from milseg.models.fcn import FCN
+from milseg.photos import UInt8, open_mask
+from milseg.predict import masks_from_scores, photo_scores
+from milseg.sources.voc import VOC_CLASSES
+
+Matrix = NDArray[np.int64]
+
+# Pixels counted at a time: np.bincount widens them to 8 bytes each.
+_BLOCK = 1 << 20
+
+
+def confusion(prediction: ArrayLike, truth: ArrayLike, classes: int) -> Matrix:
+    """Count pixels by true class (row) and predicted class (column).
+
+    Void pixels of the truth are left out. The last column counts pixels of a true class where the prediction
+    is void (255): no class was named, so the pixel is a miss, and is no other class's false positive.
+
+    Args:
+        prediction: integers, 0 to classes - 1 or 255, any shape.
+        truth: the same shape and range.
+        classes: how many classes C, background included; at most 255.
+
+    Returns:
+        int64 [C, C + 1].
+
+    Raises:
+        UserError: shapes differ, or a value is neither a class number nor 255.
+
+    >>> confusion([[0, 1, 1]], [[0, 0, 255]], classes=2).tolist()
+    [[1, 1, 0], [0, 0, 0]]
+    """
+    predicted, true = _flat(prediction, "prediction"), _flat(truth, "truth")
+    if np.shape(prediction) != np.shape(truth):
+        raise UserError(
+            f"prediction {list(np.shape(prediction))} and truth {list(np.shape(truth))} differ in shape"
+        )
+    counts = np.zeros(256 * 256, dtype=np.int64)
+    for start in range(0, true.size, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        counts += np.bincount(true[block].astype(np.uint16) * 256 + predicted[block], minlength=counts.size)
+    # All 256 x 256 pairs at once, so that values which are no class show up without another pass.
+    pairs = counts.reshape(256, 256)
+    _check_values(pairs.sum(axis=0), classes, "prediction")
+    _check_values(pairs.sum(axis=1), classes, "truth")
+    return np.concatenate([pairs[:classes, :classes], pairs[:classes, VOID:]], axis=1)
+
+
+def _flat(values: ArrayLike, what: str) -> UInt8:
+    array = np.asarray(values)
+    if array.dtype == np.uint8:
+        return array.reshape(-1)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{what}: holds {array.dtype} values; expected class numbers (integers)")
+    if array.size and (array.min() < 0 or array.max() > VOID):
+        raise UserError(
+            f"{what}: holds values from {array.min()} to {array.max()}; expected class numbers or 255"
+        )
+    return array.reshape(-1).astype(np.uint8)
+
+
+def _check_values(counts: Matrix, classes: int, what: str) -> None:
+    wrong = np.flatnonzero(counts[classes:VOID])
+    if wrong.size:
+        raise UserError(
+            f"{what}: holds the value {classes + wrong[0]}; expected class numbers 0 to "
+            f"{classes - 1}, or 255 (void)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of a set, in percent; nan where undefined.
+
+    Attributes:
+        mean_iu: mean of the defined values of per_class_iu.
+        per_class_iu: intersection over union; nan for a class that neither truth nor prediction shows.
+        pixel_accuracy: pixels right, of all that are not void.
+        mean_accuracy: mean over the true classes of the share of their pixels that are right.
+        frequency_weighted_iu: IU weighted by each class's share of the true pixels.
+        predicted_share: of the pixels that are not void, how many are predicted as each class.
+        photos: how many masks were scored.
+        notes: what is odd about the set, one sentence each.
+    """
+
+    mean_iu: float
+    per_class_iu: dict[str, float]
+    pixel_accuracy: float
+    mean_accuracy: float
+    frequency_weighted_iu: float
+    predicted_share: dict[str, float]
+    photos: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file, None for nan."""
+        data = asdict(self)
+        data["notes"] = list(self.notes)
+        return {key: _plain(value) for key, value in data.items()}
+
+    def table(self) -> str:
+        """A Markdown table, one line a class and one a mean, two decimals."""
+        rows = [(name, value) for name, value in self.per_class_iu.items()]
+        rows += [
+            ("**mean IU**", self.mean_iu),
+            ("pixel accuracy", self.pixel_accuracy),
+            ("mean accuracy", self.mean_accuracy),
+            ("frequency-weighted IU", self.frequency_weighted_iu),
+        ]
+        lines = ["| | % |", "|---|---:|"]
+        lines += [f"| {name} | {'-' if math.isnan(value) else f'{value:.2f}'} |" for name, value in rows]
+        lines += ["", f"{self.photos} photos.", *self.notes]
+        return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def scores_from(
+    matrix: Matrix,
+    classes: Sequence[str],
+    photos: int,
+    *,
+    notes: Iterable[str] = (),
+    unscored: Iterable[str] = (),
+) -> Scores:
+    """Scores of a confusion matrix.
+
+    IU of class c = n_cc / (t_c + sum_j n_jc - n_cc), with n_jc the pixels of class j predicted as c and t_c
+    all true pixels of c (Long et al. 2014, "Metrics"). A class that neither the truth nor the prediction
+    shows is nan and leaves the means; one that only the prediction shows scores 0. Without any true pixel
+    every score is nan.
+
+    Args:
+        matrix: int64 [C, C + 1] as `confusion` gives it.
+        classes: the C names.
+        photos: how many masks were counted.
+        unscored: classes that the truth has no way to show; nan even where they are predicted.
+    """
+    if matrix.shape != (len(classes), len(classes) + 1):
+        raise ValueError(f"expected a matrix [{len(classes)}, {len(classes) + 1}], got {list(matrix.shape)}")
+    right = np.diagonal(matrix).astype(np.float64)
+    true = matrix.sum(axis=1).astype(np.float64)
+    union = true + matrix[:, :-1].sum(axis=0) - right
+    seen = true > 0
+    scored = (union > 0) & ~np.isin(np.array(classes), list(unscored))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        iu = np.where(scored, 100.0 * right / union, np.nan)
+        accuracy = 100.0 * right / true
+    total = true.sum()
+    return Scores(
+        mean_iu=float(iu[scored].mean()) if total else math.nan,
+        per_class_iu={name: float(value) for name, value in zip(classes, iu, strict=True)},
+        pixel_accuracy=float(100.0 * right.sum() / total) if total else math.nan,
+        mean_accuracy=float(accuracy[seen].mean()) if total else math.nan,
+        frequency_weighted_iu=float((true[seen] * iu[seen]).sum() / total) if total else math.nan,
+        predicted_share={
+            name: float(100.0 * count / total) if total else math.nan
+            for name, count in zip(classes, matrix[:, :-1].sum(axis=0), strict=True)
+        },
+        photos=photos,
+        notes=tuple(notes),
+    )
+
+
+class Evaluation:
+    """One confusion matrix over a whole set, filled mask by mask.
+
+    >>> evaluation = Evaluation(["background", "cat"])
+    >>> evaluation.update([[0, 1]], [[1, 1]])
+    >>> evaluation.compute().per_class_iu["cat"]
+    50.0
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        if len(set(classes)) != len(classes) or not 1 <= len(classes) <= VOID:
+            raise UserError(
+                f"{len(classes)} classes, {len(set(classes))} of them different; expected 1 to 255, each once"
+            )
+        self.classes = tuple(classes)
+        self.matrix: Matrix = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
+        self.photos = 0
+
+    def update(self, prediction: ArrayLike, truth: ArrayLike) -> None:
+        """Count one photo's masks [H, W]; see `confusion` for the values and errors."""
+        self.matrix += confusion(prediction, truth, len(self.classes))
+        self.photos += 1
+
+    def merge(self, other: Evaluation) -> None:
+        """Add the counts of another part of the same set, as from another process."""
+        if other.classes != self.classes:
+            raise ValueError(
+                f"cannot merge evaluations of different classes: {self.classes} and {other.classes}"
+            )
+        self.matrix += other.matrix
+        self.photos += other.photos
+
+    def compute(self, *, notes: Iterable[str] = (), unscored: Iterable[str] = ()) -> Scores:
+        """The scores so far."""
+        return scores_from(self.matrix, self.classes, self.photos, notes=notes, unscored=unscored)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names from `{"classes": ["background", "cat", ...]}`, in the order of their numbers.
+
+    Raises:
+        UserError: missing, not JSON, or not a list of different names.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file; expected class names as in {{"classes": [...]}}') from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a JSON file that can be read ({error})") from None
+    names = data.get("classes") if isinstance(data, dict) else None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UserError(
+            f'{path}: expected {{"classes": ["background", ...]}}, a list of names in the order of the values'
+        )
+    if len(set(names)) != len(names) or len(names) > VOID:
+        raise UserError(
+            f"{path}: {len(names)} classes, {len(set(names))} of them different; expected 1 to 255, each once"
+        )
+    return tuple(names)
+
+
+def evaluate_folder(
+    predictions: Path,
+    truth: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    truth_classes: str | Path | Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
+) -> Scores:
+    """Score a folder of masks against a folder of true masks.
+
+    Masks are PNGs (palette or grey) and belong together when their paths below the two folders agree but for
+    the extension. Classes belong together by name: a true class that the predictions do not know is void,
+    with a note.
+
+    Args:
+        classes: names of the predictions' values; None reads `labels.json` in the folder or the nearest one
+            above.
+        truth_classes: names of the true masks' values: "voc", a JSON file, or names; None reads `labels.json`
+            in the truth folder itself where there is one, and else takes the predictions' classes.
+        names: score only these masks (relative paths without extension, as in an image set's list); None
+            takes every true mask.
+
+    Raises:
+        UserError: no masks; a true mask without prediction; masks of different sizes; no class names, or none
+            in common; a value without a name.
+    """
+    labels = tuple(classes) if classes is not None else read_labels(_labels_above(predictions))
+    stored = _truth_labels(truth_classes, truth, labels)
+    if not set(stored) & (set(labels) - {"background"}):
+        raise UserError(
+            f"the predictions' classes ({', '.join(labels)}) and the truth's ({', '.join(stored)}) share no "
+            "name besides background; name both sets alike, or pass the truth's classes"
+        )
+    predicted, true = _masks_below(predictions), _masks_below(truth)
+    if names is not None:
+        true = _chosen(true, names, truth)
+    missing = [name for name in true if name not in predicted]
+    if missing:
+        raise UserError(
+            f"{predictions}: {len(missing)} of {len(true)} true masks have no prediction, the first is "
+            f"{missing[0]}; make masks for all of them, or name the ones to score"
+        )
+    evaluation = Evaluation(labels)
+    table = mask_values_for(labels, dict(enumerate(stored)))
+    for name, path in true.items():
+        _score_pair(evaluation, predicted[name], path, table, len(stored))
+    unscored = [name for name in labels if name not in stored]
+    return evaluation.compute(notes=_notes(labels, stored, len(predicted) - len(true)), unscored=unscored)
+
+
+def _labels_above(folder: Path) -> Path:
+    for place in (folder, *folder.absolute().parents):
+        if (place / "labels.json").is_file():
+            return place / "labels.json"
+    raise UserError(
+        f"{folder}: no labels.json in this folder or above it; pass the class names in the order of "
+        "their values"
+    )
+
+
+def _truth_labels(
+    given: str | Path | Sequence[str] | None, folder: Path, default: tuple[str, ...]
+) -> tuple[str, ...]:
+    if given is None:
+        own = folder / "labels.json"
+        return read_labels(own) if own.is_file() else default
+    if given == "voc":
+        return VOC_CLASSES
+    if isinstance(given, str | Path):
+        return read_labels(Path(given))
+    return tuple(given)
+
+
+def _masks_below(folder: Path) -> dict[str, Path]:
+    """Relative path without extension to file, sorted; hidden files are left out."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected one with PNG masks")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.suffix.lower() != ".png" or any(part.startswith(".") for part in relative.parts):
+            continue
+        name = relative.with_suffix("").as_posix()
+        if name in found:
+            raise UserError(f"{path}: two masks named {name}; keep one")
+        found[name] = path
+    if not found:
+        raise UserError(f"{folder}: holds no PNG masks")
+    return found
+
+
+def _chosen(found: Mapping[str, Path], names: Iterable[str], folder: Path) -> dict[str, Path]:
+    wanted = list(dict.fromkeys(names))
+    absent = [name for name in wanted if name not in found]
+    if absent or not wanted:
+        first = f", the first is {absent[0]}" if absent else ""
+        raise UserError(f"{folder}: {len(absent)} of the {len(wanted)} masks to score are not there{first}")
+    return {name: found[name] for name in wanted}
+
+
+def _score_pair(evaluation: Evaluation, predicted: Path, true: Path, table: UInt8, stored: int) -> None:
+    prediction, truth = open_mask(predicted), open_mask(true)
+    if prediction.shape != truth.shape:
+        raise UserError(
+            f"{predicted}: {prediction.shape[1]} x {prediction.shape[0]} pixels, but {true} has "
+            f"{truth.shape[1]} x {truth.shape[0]}; masks are scored at the photo's own size"
+        )
+    for path, mask, count in ((predicted, prediction, len(evaluation.classes)), (true, truth, stored)):
+        worst = int(np.where(mask == VOID, 0, mask).max(initial=0))
+        if worst >= count:
+            raise UserError(
+                f"{path}: holds the value {worst}, but only {count} classes are named; expected 0 to "
+                f"{count - 1}, or 255 (void). Pass the class names that belong to these masks"
+            )
+    evaluation.update(prediction, table[truth])
+
+
+def _notes(labels: Sequence[str], stored: Sequence[str], extra: int) -> list[str]:
+    notes = []
+    if extra:
+        notes.append(f"{extra} predictions without a true mask were left out.")
+    unknown = [name for name in stored if name not in labels]
+    if unknown:
+        notes.append(f"Scored as void, as the predictions do not know them: {', '.join(unknown)}.")
+    absent = [name for name in labels if name not in stored]
+    if absent:
+        notes.append(f"Never scored, as the truth does not know them: {', '.join(absent)}.")
+    return notes
+
+
+def evaluate_model(
+    model: FCN,
+    bags: BagSet,
+    *,
+    readings: Sequence[str] = ("scores",),
+    longest_side: int | None = None,
+    progress: bool = True,
+) -> dict[str, Scores]:
+    """Score a model on the photos of a set at their own size, by each of the `readings` of its map.
+
+    Args:
+        model: put into evaluation mode; predicts on the device it is on.
+        bags: their masks are read, for scoring alone.
+        longest_side: the network sees larger photos made smaller; the masks keep the photos' size.
+
+    Raises:
+        UserError: no photos, or a photo without a mask.
+    """
+    if not len(bags):
+        raise UserError(f"{bags.name}: no photos to score")
+    model.eval()
+    evaluations = {reading: Evaluation(bags.classes) for reading in readings}
+    for bag in tqdm(bags.bags, desc=f"score on {bags.name}", unit="photo", disable=not progress):
+        photo = load_photo(bag)
+        size = (photo.shape[0], photo.shape[1])
+        truth = load_mask(bag, bags, size=size)
+        scores, seen = photo_scores(model, photo, longest_side=longest_side)
+        for reading, evaluation in evaluations.items():
+            mask = masks_from_scores(
+                scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
+            )
+            evaluation.update(mask[0].cpu().numpy(), truth)
+    return {reading: evaluation.compute() for reading, evaluation in evaluations.items()}
+
+
+def evaluate_all_background(bags: BagSet) -> Scores:
+    """The scores of calling every pixel background: what a model must beat to have learned anything."""
+    evaluation = Evaluation(bags.classes)
+    for bag in bags.bags:
+        truth = load_mask(bag, bags)
+        evaluation.update(np.full_like(truth, BACKGROUND), truth)
+    return evaluation.compute()

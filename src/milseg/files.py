@@ -1,0 +1,139 @@
+"""Write files so that a reader never meets half of one, and check output folders before work starts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from milseg.errors import UserError
+
+# errno values that are the disk's or the folder's state, not a bug.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+
+
+def _temporary(path: Path) -> Path:
+    # Hidden, so that no folder listing of ours takes it for a result; same suffix, as writers choose formats
+    # by it.
+    return path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}")
+
+
+@contextmanager
+def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary path beside `path`, to be written in the block; it takes `path`'s place when the block ends
+    well.
+
+    The old file stays whole until then: a crash or a kill in the middle leaves it as it was. When the block
+    raises, the temporary file is removed and the exception goes on.
+
+    Args:
+        path: the file to write; its folder must exist.
+        sync: flush the file to the disk first, so that it also survives a power cut. Costs some milliseconds.
+
+    Raises:
+        UserError: the disk is full, or the folder is missing or does not allow writing.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text(), len(list(target.parent.iterdir()))
+    ('whole', 1)
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        if sync:
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+        if sync:
+            _sync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(
+                f"{path}: no space left on the disk; nothing was changed. Free some space, or write elsewhere"
+            ) from error
+        if error.errno in _NO_ENTRY and error.filename in (str(temporary), temporary):
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name itself is on the disk only once the folder is; not every system lets a folder be opened.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> int:
+    """Remove temporary files of `path` that a killed process left behind; returns how many.
+
+    Only for a folder that one process writes: a temporary file of another running process would go too.
+    """
+    start, end = f".{path.stem}.", f".tmp{path.suffix}"
+    found = [p for p in path.parent.iterdir() if p.name.startswith(start) and p.name.endswith(end)]
+    for leftover in found:
+        leftover.unlink(missing_ok=True)
+    return len(found)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically (see `atomic_path`)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, indented, with a final newline.
+
+    Raises:
+        ValueError: a nan or an infinity in `data`, which JSON has no word for; put None in its place.
+    """
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def refuse_existing(folder: Path, *, overwrite: bool = False) -> None:
+    """Stop when an output folder already holds something; an empty or missing one is fine. Deletes nothing.
+
+    Raises:
+        UserError: `folder` is a file, or is not empty and `overwrite` is false.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file, where a folder for the output is expected; choose another name")
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: already holds files; choose another folder, or pass --overwrite to write over them"
+        )
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder where it is missing, and write a trial file into it, before hours of work depend on it.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    trial = _temporary(folder / "trial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"milseg")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}); choose another output folder, "
+            "or change its permissions"
+        ) from None
+    finally:
+        with suppress(OSError):
+            trial.unlink(missing_ok=True)

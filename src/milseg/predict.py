@@ -1,0 +1,120 @@
+"""From the coarse map to a mask at the photo's size.
+
+"At inference time, the MIL-FCN takes the top class prediction at every point in the coarse prediction and
+bilinearly interpolates to image resolution" (paper, "Multi-class MIL loss"). Class numbers cannot be
+interpolated, so there are two readings: interpolate the scores and then take the top class (the default), or
+interpolate the one-hot coarse top class ("labels", the literal one).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from milseg.errors import unknown_name
+from milseg.models.fcn import FCN
+from milseg.options import READINGS
+from milseg.photos import UInt8, fit_size, normalise, resize_photo
+
+
+def interpolation_matrix(
+    pixels: int, places: int, stride: float, offset: float, *, like: torch.Tensor, scale: float = 1.0
+) -> torch.Tensor:
+    """Bilinear weights of the places of one axis for each pixel of it, [pixels, places]; each row sums to 1.
+
+    Place i is centred on pixel offset + i * stride of the network's input; beyond the outermost centres the
+    nearest place holds. `scale` is input pixels per output pixel, where the photo was resized before the
+    network.
+
+    >>> interpolation_matrix(4, 2, 2.0, 0.5, like=torch.zeros(1))[:, 0].tolist()
+    [1.0, 0.75, 0.25, 0.0]
+    """
+    pixel = torch.arange(pixels, dtype=like.dtype, device=like.device)
+    centre = (pixel + 0.5) * scale - 0.5
+    position = ((centre - offset) / stride).clamp(0, places - 1)
+    place = torch.arange(places, dtype=like.dtype, device=like.device)
+    return (1 - (position[:, None] - place[None]).abs()).clamp_min(0)
+
+
+def upsample(
+    scores: torch.Tensor,
+    size: tuple[int, int],
+    *,
+    stride: float,
+    offset: float,
+    input_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Bilinear interpolation of a coarse map to pixels, exact about where each place is centred.
+
+    As two small matrix products, one an axis. With offset (stride - 1) / 2 it is what `align_corners=False`
+    means; a network of padded stride-2 convolutions has offset 0, and that call would shift its map by half a
+    place.
+
+    Args:
+        scores: [..., h, w].
+        size: (height, width) of the result, pixels.
+        stride, offset: the network's geometry, input pixels.
+        input_size: (height, width) of the network's input, where it is not `size`.
+
+    Returns:
+        [..., height, width].
+    """
+    height, width = input_size or size
+    rows = interpolation_matrix(
+        size[0], scores.shape[-2], stride, offset, like=scores, scale=height / size[0]
+    )
+    columns = interpolation_matrix(
+        size[1], scores.shape[-1], stride, offset, like=scores, scale=width / size[1]
+    )
+    return rows @ (scores @ columns.T)
+
+
+def top_class(scores: torch.Tensor) -> torch.Tensor:
+    """The class with the highest score at each place, uint8 [B, h, w]; ties go to the lowest, the background."""
+    return scores.argmax(dim=1).to(torch.uint8)
+
+
+def masks_from_scores(
+    scores: torch.Tensor,
+    size: tuple[int, int],
+    *,
+    stride: float,
+    offset: float,
+    reading: str = "scores",
+    input_size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """Masks uint8 [B, H, W] from coarse scores [B, C, h, w], by one of the `READINGS`."""
+    if reading not in READINGS:
+        raise unknown_name("reading", reading, READINGS)
+    if reading == "labels":
+        coarse = scores.argmax(dim=1)
+        scores = torch.nn.functional.one_hot(coarse, scores.shape[1]).permute(0, 3, 1, 2).to(scores.dtype)
+    return top_class(upsample(scores, size, stride=stride, offset=offset, input_size=input_size))
+
+
+@torch.inference_mode()
+def photo_scores(
+    model: FCN, photo: UInt8, *, longest_side: int | None = None
+) -> tuple[torch.Tensor, tuple[int, int]]:
+    """The coarse scores [1, C, h, w] of a photo uint8 [H, W, 3], and the size at which the network saw it."""
+    device = next(model.parameters()).device
+    seen = fit_size(photo.shape[0], photo.shape[1], longest_side)
+    image = normalise(resize_photo(photo, seen))[None].to(device, memory_format=torch.channels_last)
+    scores: torch.Tensor = model(image)
+    return scores, seen
+
+
+def segment(model: FCN, photo: UInt8, *, reading: str = "scores", longest_side: int | None = None) -> UInt8:
+    """The mask of one photo, uint8 [H, W] at the photo's own size.
+
+    Args:
+        model: in evaluation mode.
+        photo: uint8 [H, W, 3].
+        longest_side: the network sees a photo larger than this made smaller; None shows it as it is.
+    """
+    scores, seen = photo_scores(model, photo, longest_side=longest_side)
+    height, width = photo.shape[:2]
+    mask = masks_from_scores(
+        scores, (height, width), stride=model.stride, offset=model.offset, reading=reading, input_size=seen
+    )
+    return np.asarray(mask[0].cpu().numpy(), dtype=np.uint8)
