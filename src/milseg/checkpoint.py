@@ -1,0 +1,191 @@
+"""Model folders and training states: safe to read, written whole or not at all.
+
+A model folder holds `model.safetensors`, `config.yaml` (how to build the network, what supervised it) and
+`labels.json` (the class names). Nothing here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from milseg._version import __version__
+from milseg.errors import UserError
+from milseg.files import atomic_path, remove_leftovers, write_json, write_text
+from milseg.models.backbones import build_fcn
+from milseg.models.fcn import FCN
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What it takes to build a network again, and what it learned from.
+
+    Attributes:
+        backbone, output_stride, vgg_padding: as in `build_fcn`.
+        classes: class names, background first.
+        supervision: what chose the weights: "tags", "masks", "none (classifier only)", ...
+        tags_from: where the tags came from.
+        longest_side: the size at which the network saw its training photos; None: their own.
+    """
+
+    backbone: str
+    classes: tuple[str, ...]
+    output_stride: int | None = None
+    vgg_padding: str = "same"
+    supervision: str = "tags"
+    tags_from: str = ""
+    longest_side: int | None = None
+    milseg_version: str = __version__
+
+    def build(self) -> FCN:
+        """The network with fresh weights."""
+        return build_fcn(
+            self.backbone, len(self.classes), output_stride=self.output_stride, vgg_padding=self.vgg_padding
+        )
+
+
+def save_model(folder: Path, model: FCN, spec: ModelSpec) -> None:
+    """Write a model folder; each file appears whole.
+
+    Raises:
+        UserError: the weights are not finite, or the folder cannot be written.
+    """
+    tensors = _finite(model.state_dict(), folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = asdict(spec)
+    classes = list(record.pop("classes"))
+    write_text(folder / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+    write_json(folder / "labels.json", {"classes": classes})
+    _save(folder / "model.safetensors", tensors, {"milseg": __version__})
+
+
+def load_model(folder: Path) -> tuple[FCN, ModelSpec]:
+    """Build the network of a model folder and read its weights; in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: a file is missing, damaged, or does not fit the others.
+    """
+    spec = _read_spec(folder)
+    model = spec.build()
+    _load_into(model, _read_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
+    return model.eval(), spec
+
+
+def _read_spec(folder: Path) -> ModelSpec:
+    for name in ("config.yaml", "labels.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder / name}: missing; a model folder holds config.yaml, labels.json, model.safetensors"
+            )
+    try:
+        record = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        classes = tuple(str(name) for name in labels["classes"])
+        known = {field.name for field in fields(ModelSpec)}
+        return ModelSpec(classes=classes, **{key: value for key, value in record.items() if key in known})
+    except (
+        yaml.YAMLError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise UserError(
+            f"{folder}: config.yaml or labels.json cannot be read ({type(error).__name__}: {error}); copy "
+            "the model folder again"
+        ) from None
+
+
+def save_state(
+    path: Path, model: FCN, optimiser: torch.optim.Optimizer, step: int, *, config: Mapping[str, Any]
+) -> None:
+    """Write everything a run needs to go on at `step`, as one file that is replaced whole.
+
+    Random numbers are keyed by seed and step, so no generator's state is needed.
+
+    Raises:
+        UserError: the weights are not finite, or the disk is full; the earlier file stays as it was.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for parameter, state in optimiser.state.items():
+        if state.get("momentum_buffer") is not None:
+            tensors[f"momentum.{names[id(parameter)]}"] = state["momentum_buffer"]
+    remove_leftovers(path)
+    _save(
+        path, _finite(tensors, path), {"step": str(step), "config": json.dumps(dict(config), sort_keys=True)}
+    )
+
+
+def load_state(path: Path, model: FCN, optimiser: torch.optim.Optimizer, *, config: Mapping[str, Any]) -> int:
+    """Read a training state into `model` and `optimiser`; returns the step to go on at.
+
+    Raises:
+        UserError: the file is damaged, or comes from a run with other settings.
+    """
+    tensors, metadata = _read_tensors(path)
+    saved, now = json.loads(metadata.get("config", "{}")), json.loads(json.dumps(dict(config)))
+    changed = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
+    if changed:
+        told = ", ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        raise UserError(
+            f"{path}: from a run with other settings ({told}); give the same settings, or start anew "
+            "elsewhere"
+        )
+    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    _load_into(model, weights, path)
+    for name, parameter in model.named_parameters():
+        buffer = tensors.get(f"momentum.{name}")
+        if buffer is not None:
+            optimiser.state[parameter]["momentum_buffer"] = buffer.to(parameter.device).clone(
+                memory_format=torch.preserve_format
+            )
+    return int(metadata["step"])
+
+
+def _finite(tensors: Mapping[str, torch.Tensor], where: Path) -> dict[str, torch.Tensor]:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{where}: not saved, {name} is no longer finite; lower the learning rate")
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(0o644)  # safetensors leaves its files readable by their owner alone
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        return load_file(path), metadata
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged or cut short ({error}); copy it again, or start from an earlier one"
+        ) from None
+
+
+def _load_into(model: FCN, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    expected = model.state_dict()
+    wrong = [
+        name
+        for name in {*expected, *tensors}
+        if name not in tensors or name not in expected or tensors[name].shape != expected[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: does not fit the network of this configuration ({len(wrong)} tensors differ, "
+            f"{min(wrong)} among them); use the config.yaml and labels.json it was saved with"
+        )
+    model.load_state_dict(tensors)

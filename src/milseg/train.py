@@ -1,0 +1,249 @@
+"""The training loop: photos and tags in, a trained network out.
+
+Everything random in a step is keyed by the seed and the step number, so a run that was stopped goes on as if
+it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from milseg.bags import BagBatch, BagSet, load_batch
+from milseg.checkpoint import load_state, save_state
+from milseg.errors import UserError
+from milseg.models.fcn import FCN
+from milseg.options import TrainConfig
+from milseg.predict import upsample
+from milseg.rules import RuleEntry, find_rule
+
+
+def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
+    """SGD's groups: weights with decay; biases at twice the rate without; the score layer at its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (parameter.ndim > 1, name.startswith("score_layer."))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "factor": (1.0 if is_weight else 2.0) * (config.score_rate if is_score else 1.0),
+            "weight_decay": config.weight_decay if is_weight else 0.0,
+        }
+        for (is_weight, is_score), parameters in groups.items()
+    ]
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """The body's learning rate in step `step`, 0-based."""
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - step / config.max_steps)
+    return config.learning_rate
+
+
+def batch_at(step: int, count: int, config: TrainConfig) -> tuple[list[int], list[bool]]:
+    """Which of `count` bags step `step` sees, and which of them mirrored.
+
+    Epochs are permutations keyed by (seed, epoch), laid end to end; a batch may span two of them.
+    """
+    indices, flips = [], []
+    for position in range(step * config.batch_size, (step + 1) * config.batch_size):
+        epoch, place = divmod(position, count)
+        indices.append(_permutation(config.seed, epoch, count)[place])
+        key = _generator(config.seed, position, stream=1)
+        flips.append(config.flip and bool(torch.randint(0, 2, (), generator=key)))
+    return indices, flips
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _permutation(seed: int, epoch: int, count: int) -> list[int]:
+    key = (seed, epoch, count)
+    if key not in _PERMUTATIONS:
+        if len(_PERMUTATIONS) >= 4:
+            _PERMUTATIONS.clear()
+        _PERMUTATIONS[key] = torch.randperm(count, generator=_generator(seed, epoch, stream=0)).tolist()
+    return _PERMUTATIONS[key]
+
+
+def _mixed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers (multiply and xor-shift, as splitmix64 does)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 27
+    return state >> 1
+
+
+def _generator(seed: int, number: int, *, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_mixed(seed, stream, number))
+
+
+def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
+    """The mean over the bags of the rule's loss.
+
+    Rules that learn from masks see the scores interpolated to pixels, as a supervised FCN does; the others
+    see the coarse map.
+    """
+    scores = model(batch.images)
+    if entry.supervision == "masks":
+        height, width = batch.images.shape[-2:]
+        fine = upsample(scores.float(), (height, width), stride=model.stride, offset=model.offset)
+        rows = torch.arange(height, device=fine.device)[None, :, None] < batch.sizes[:, 0, None, None]
+        columns = torch.arange(width, device=fine.device)[None, None] < batch.sizes[:, 1, None, None]
+        loss = entry.rule(fine, batch.tags, rows & columns, masks=batch.masks)
+    else:
+        valid = model.valid_mask(batch.sizes, (scores.shape[-2], scores.shape[-1]))
+        loss = entry.rule(scores, batch.tags, valid)
+    if loss.shape != (len(batch.names),):
+        raise UserError(
+            f"the rule gave a loss of shape {tuple(loss.shape)}; expected one number a bag, "
+            f"({len(batch.names)},)"
+        )
+    return loss.mean()
+
+
+def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) -> Iterator[BagBatch]:
+    """Batches from step `start` on, the next one read while the network works."""
+
+    def read(step: int) -> BagBatch:
+        indices, flips = batch_at(step, len(bags), config)
+        return load_batch(bags, indices, longest_side=config.longest_side, with_masks=with_masks, flips=flips)
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = reader.submit(read, start) if start < config.max_steps else None
+        for step in range(start, config.max_steps):
+            assert ahead is not None
+            batch = ahead.result()
+            ahead = reader.submit(read, step + 1) if step + 1 < config.max_steps else None
+            yield batch
+
+
+def fit(
+    model: FCN,
+    bags: BagSet,
+    config: TrainConfig,
+    *,
+    rule: RuleEntry | None = None,
+    out: Path | None = None,
+    device: torch.device | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place by SGD.
+
+    Args:
+        model: on any device; moved to `device`.
+        bags: the training set. Masks are read only if the rule learns from masks.
+        rule: in place of `config.rule`, for one's own function from Python.
+        out: folder for `metrics.jsonl` and `checkpoint.safetensors`; None writes nothing.
+        resume: go on from the checkpoint in `out`, where there is one.
+        on_step: called after each step with its number and loss.
+
+    Returns:
+        One record a step: step, loss, learning_rate, images_per_second, seconds.
+
+    Raises:
+        UserError: no bags; unknown rule; masks missing for a rule that needs them; a loss that is not finite.
+    """
+    entry = rule or find_rule(config.rule)
+    if not len(bags):
+        raise UserError(f"{bags.name}: no photos to train on")
+    device = device or torch.device("cpu")
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
+    if not config.dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+    groups = parameter_groups(model, config)
+    optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+
+    history: list[dict[str, float]] = []
+    start = 0
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        if resume and (out / "checkpoint.safetensors").exists():
+            start = load_state(out / "checkpoint.safetensors", model, optimiser, config=asdict(config))
+            history = _read_metrics(out / "metrics.jsonl", before=start)
+        _write_metrics(out / "metrics.jsonl", history)
+
+    began, earlier = time.monotonic(), history[-1]["seconds"] if history else 0.0
+    bar = tqdm(
+        total=config.max_steps, initial=start, desc=f"train {entry_name(config, rule)}", disable=not progress
+    )
+    with bar:
+        for step, batch in enumerate(_batches(bags, config, start, entry.supervision == "masks"), start):
+            tick = time.monotonic()
+            torch.manual_seed(_mixed(config.seed, 2, step))
+            rate = learning_rate_at(step, config)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["factor"]
+            loss = batch_loss(model, batch.to(device), entry)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise UserError(
+                    f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the learning "
+                    f"rate (it was {rate:g})"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            now = time.monotonic()
+            record = {
+                "step": step,
+                "loss": value,
+                "learning_rate": rate,
+                "images_per_second": round(config.batch_size / max(now - tick, 1e-9), 3),
+                "seconds": round(earlier + now - began, 3),
+            }
+            history.append(record)
+            bar.update()
+            bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+            if out is not None:
+                with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record) + "\n")
+                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.max_steps:
+                    save_state(
+                        out / "checkpoint.safetensors", model, optimiser, step + 1, config=asdict(config)
+                    )
+            if on_step is not None:
+                on_step(step, value)
+    if out is not None and start < config.max_steps:
+        save_state(out / "checkpoint.safetensors", model, optimiser, config.max_steps, config=asdict(config))
+    model.eval()
+    return history
+
+
+def entry_name(config: TrainConfig, rule: RuleEntry | None) -> str:
+    return config.rule if rule is None else rule.about or "own rule"
+
+
+def _read_metrics(path: Path, *, before: int) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break  # the last line of a killed run may be cut short
+    return [record for record in records if record["step"] < before]
+
+
+def _write_metrics(path: Path, history: list[dict[str, float]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
