@@ -1,0 +1,37 @@
+# Every target sets up what it needs: a virtual environment in .venv, made with python3, venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-shared lint benchmarks clean
+
+demo: .venv/installed
+	$(BIN)/milseg reproduce digits --out runs/demo --overwrite
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not shared"
+
+# Needs photos and weights that are not in this repository: MILSEG_SHARED names their folder, else ../shared.
+test-shared: .venv/installed-dev
+	$(BIN)/python -m pytest -m shared
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+benchmarks: .venv/installed-dev
+	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,5 @@
+"""`python -m milseg`."""
+
+from milseg.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,124 @@
+"""What each command does with its settings: run, then say where to look."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from milseg.bags import BagSet, load_photo
+from milseg.checkpoint import load_model
+from milseg.devices import pick_device
+from milseg.errors import UserError, unknown_name
+from milseg.evaluate import Scores, evaluate_folder, evaluate_model
+from milseg.experiments.digits import reproduce_digits
+from milseg.experiments.table1 import TITLES, Row, gain
+from milseg.experiments.voc import reproduce_voc
+from milseg.files import check_writable, refuse_existing, write_json
+from milseg.masks import voc_results as write_voc_results
+from milseg.models.fcn import FCN
+from milseg.options import READINGS, DigitsOptions, EvaluateOptions, VocOptions, VocResultsOptions
+from milseg.photos import UInt8
+from milseg.predict import segment
+from milseg.sources.tag_file import read_ids
+from milseg.sources.voc import read_voc
+
+
+def digits(options: DigitsOptions) -> None:
+    """`milseg reproduce digits`."""
+    _tell(reproduce_digits(options), options.out)
+
+
+def voc(options: VocOptions) -> None:
+    """`milseg reproduce voc`."""
+    _tell(reproduce_voc(options), options.out)
+
+
+def _tell(rows: list[Row], out: Path) -> None:
+    print(f"\n{'':28} mean IU, %")
+    for row in rows:
+        value = "-" if row["mean_iu"] is None else f"{row['mean_iu']:.2f}"
+        print(f"{TITLES[row['approach']]:28} {value:>10}   {row['supervision']}")
+    print(f"\nMIL-FCN is {gain(rows):.2f} times the baseline with classifier (paper: 1.91).")
+    print(
+        f"Look at {out / 'figure1.png'}, {out / 'table1.md'}, {out / 'table1.png'} and {out / 'curves.png'}."
+    )
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """`milseg evaluate`."""
+    folders, model = (options.pred, options.truth), (options.model, options.root)
+    if all(folders) and not any(model):
+        scores, about = (
+            _evaluate_folders(options),
+            {"predictions": str(options.pred), "truth": str(options.truth)},
+        )
+    elif all(model) and not any(folders):
+        scores, about = _evaluate_model(options)
+    else:
+        raise UserError(
+            "give either --pred with --truth (folders of masks), or --model with --root (VOC photos)"
+        )
+    result = {**about, **scores.to_json()}
+    if options.out is not None:
+        check_writable(options.out.parent)
+        write_json(options.out, result)
+    print(json.dumps(result, indent=2) if options.json else scores.table())
+
+
+def _evaluate_folders(options: EvaluateOptions) -> Scores:
+    assert options.pred is not None
+    assert options.truth is not None
+    from milseg.evaluate import read_labels
+
+    return evaluate_folder(
+        options.pred,
+        options.truth,
+        classes=read_labels(options.labels) if options.labels else None,
+        truth_classes=options.truth_labels,
+        names=read_ids(options.names) if options.names else None,
+    )
+
+
+def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
+    assert options.model is not None
+    assert options.root is not None
+    if options.reading not in READINGS:
+        raise unknown_name("reading", options.reading, READINGS)
+    model, spec = load_model(options.model)
+    bags = read_voc(options.root, options.split, year=options.year, classes=spec.classes[1:], sbd=options.sbd)
+    model.to(pick_device(options.device))
+    scores = evaluate_model(model, bags, readings=[options.reading])[options.reading]
+    about = {
+        "model": str(options.model),
+        "set": bags.name,
+        "supervision": spec.supervision,
+        "reading": options.reading,
+    }
+    return scores, about
+
+
+def voc_results(options: VocResultsOptions) -> None:
+    """`milseg voc-results`."""
+    model, spec = load_model(options.model)
+    bags = read_voc(options.root, options.split, year=options.year, classes=spec.classes[1:])
+    refuse_existing(options.out, overwrite=options.overwrite)
+    check_writable(options.out)
+    model.to(pick_device(options.device))
+    archive = write_voc_results(
+        _masks(model, bags),
+        options.out,
+        ids=[bag.name for bag in bags.bags],
+        classes=spec.classes,
+        competition=options.competition,
+        split=options.split,
+    )
+    print(f"{len(bags)} masks in {archive}")
+
+
+def _masks(model: FCN, bags: BagSet) -> Iterator[tuple[str, UInt8]]:
+    for bag in tqdm(bags.bags, desc=f"predict {bags.name}", unit="photo"):
+        yield bag.name, np.asarray(segment(model, load_photo(bag)))

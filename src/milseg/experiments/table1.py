@@ -1,0 +1,326 @@
+"""Table 1 and Figure 1: the paper's four systems on any set of bags, each row scored in one way.
+
+Rows: all background; no classifier (score layer zero, and a small random start beside it); with classifier,
+    which is
+step 0 of the MIL run's own checkpoint; MIL-FCN; and the supervised oracle, which has the same start, body,
+steps and prediction path.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from milseg._version import __version__
+from milseg.bags import PRESENT, BagSet, load_mask, load_photo
+from milseg.checkpoint import ModelSpec, load_model, save_model
+from milseg.errors import UserError
+from milseg.evaluate import Scores, evaluate_all_background, evaluate_model
+from milseg.figures import curves, figure1, score_bars
+from milseg.files import check_writable, refuse_existing, write_json, write_text
+from milseg.models.fcn import FCN
+from milseg.options import READINGS, TrainConfig
+from milseg.predict import segment
+from milseg.train import fit
+
+# Paper, Table 1: mean IU in percent on VOC 2011 val and VOC 2012 test.
+PAPER: dict[str, tuple[float, float | None]] = {
+    "baseline-no-classifier": (3.52, None),
+    "baseline": (13.11, 13.09),
+    "mil-fcn": (25.05, 25.66),
+    "oracle": (59.43, 63.80),
+}
+TITLES = {
+    "all-background": "All background",
+    "baseline-no-classifier": "Baseline (no classifier)",
+    "baseline": "Baseline (with classifier)",
+    "mil-fcn": "MIL-FCN",
+    "oracle": "Oracle (supervised)",
+}
+FIGURE_ROWS = 6
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything the rows share.
+
+    Attributes:
+        dataset: named in the result.
+        command: what to type for the same result.
+        train, val: bags; only the oracle opens the training masks, and scoring the validation masks.
+        start: "classifier", "zero" or "random" to a fresh network, the same one each time.
+        spec: how to build the network again.
+        mil, oracle: how the two are trained.
+        settings: written into config.yaml as they are.
+        notes: sentences for the result, such as what was left out.
+    """
+
+    dataset: str
+    command: str
+    train: BagSet
+    val: BagSet
+    start: Callable[[str], FCN]
+    spec: ModelSpec
+    mil: TrainConfig
+    oracle: TrainConfig
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that holds a run, unless told to go on in it or to write over it; rows left there go
+    first.
+
+    Raises:
+        UserError: the folder holds files, or cannot be written.
+    """
+    if not resume and out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UserError(
+            f"{out}: already holds files; --resume goes on with that run, --overwrite starts anew, or choose "
+            "another folder with --out"
+        )
+    refuse_existing(out, overwrite=True)
+    check_writable(out)
+    if overwrite and not resume:
+        for stale in [*out.glob("rows/*.json"), *out.glob("runs/*/checkpoint.safetensors")]:
+            stale.unlink()
+
+
+def run_table1(
+    experiment: Experiment, out: Path, *, device: torch.device, resume: bool = False, progress: bool = True
+) -> list[Row]:
+    """Compute the rows and write table1.json, table1.md, table1.png, figure1.png, curves.png, config.yaml,
+    models/.
+
+    With `resume`, rows that an earlier run finished are taken from it and a half-trained row goes on.
+
+    Returns:
+        The rows, in the table's order.
+    """
+    _write_config(experiment, out, resume)
+    rows = [
+        _row(out, resume, "all-background", lambda: _all_background(experiment)),
+        _row(out, resume, "baseline-no-classifier", lambda: _no_classifier(experiment, device, progress)),
+        _row(out, resume, "baseline", lambda: _with_classifier(experiment, out, device, progress)),
+        _row(out, resume, "mil-fcn", lambda: _trained(experiment, out, "mil-fcn", device, resume, progress)),
+        _row(out, resume, "oracle", lambda: _trained(experiment, out, "oracle", device, resume, progress)),
+    ]
+    _write_results(experiment, rows, out)
+    _draw(experiment, rows, out)
+    return rows
+
+
+def gain(rows: list[Row]) -> float:
+    """MIL-FCN over the baseline with classifier; the paper's is 1.91 on VOC 2011 val."""
+    iu = {row["approach"]: row["mean_iu"] for row in rows}
+    return float(iu["mil-fcn"] / iu["baseline"]) if iu["baseline"] else math.nan
+
+
+def _row(out: Path, resume: bool, approach: str, compute: Callable[[], Row]) -> Row:
+    path = out / "rows" / f"{approach}.json"
+    if resume and path.is_file():
+        kept: Row = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+    began = time.monotonic()
+    row = compute()
+    row["seconds"] = round(row.get("seconds", time.monotonic() - began), 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, row)
+    return row
+
+
+def _scored(approach: str, scores: Scores, supervision: str, **more: Any) -> Row:
+    data = scores.to_json()
+    return {
+        "approach": approach,
+        "mean_iu": data.pop("mean_iu"),
+        "per_class_iu": data.pop("per_class_iu"),
+        "supervision": supervision,
+        **{key: value for key, value in data.items() if key != "notes"},
+        **more,
+    }
+
+
+def _both_readings(
+    experiment: Experiment, model: FCN, progress: bool
+) -> tuple[Scores, dict[str, float | None]]:
+    """Scores by the default reading, and the mean IU by the literal one (see `milseg.predict`)."""
+    scores = evaluate_model(model, experiment.val, readings=READINGS, progress=progress)
+    return scores["scores"], {"mean_iu_labels": scores["labels"].to_json()["mean_iu"]}
+
+
+def _all_background(experiment: Experiment) -> Row:
+    return _scored("all-background", evaluate_all_background(experiment.val), "none")
+
+
+def _no_classifier(experiment: Experiment, device: torch.device, progress: bool) -> Row:
+    """Score layer zero: every place ties and goes to the background; a small random start beside it."""
+    zero, labels = _both_readings(experiment, experiment.start("zero").to(device), progress)
+    random, _ = _both_readings(experiment, experiment.start("random").to(device), progress)
+    return _scored(
+        "baseline-no-classifier",
+        zero,
+        "image labels of the classifier",
+        **labels,
+        mean_iu_random_start=random.mean_iu,
+    )
+
+
+def _with_classifier(experiment: Experiment, out: Path, device: torch.device, progress: bool) -> Row:
+    """Step 0 of the MIL run: its start is saved as a model, and that model is scored."""
+    folder = out / "models" / "baseline"
+    spec = replace(experiment.spec, supervision="image labels of the classifier")
+    save_model(folder, experiment.start("classifier"), spec)
+    model, _ = load_model(folder)
+    scores, labels = _both_readings(experiment, model.to(device), progress)
+    return _scored("baseline", scores, spec.supervision, **labels, steps=0)
+
+
+def _trained(
+    experiment: Experiment, out: Path, approach: str, device: torch.device, resume: bool, progress: bool
+) -> Row:
+    config = experiment.mil if approach == "mil-fcn" else experiment.oracle
+    source = f"image tags ({experiment.train.tags_from})" if approach == "mil-fcn" else "pixel masks"
+    model, _ = load_model(out / "models" / "baseline")
+    history = fit(
+        model,
+        experiment.train,
+        config,
+        out=out / "runs" / approach,
+        device=device,
+        resume=resume,
+        progress=progress,
+    )
+    save_model(out / "models" / approach, model, replace(experiment.spec, supervision=source))
+    scores, labels = _both_readings(experiment, model, progress)
+    return _scored(
+        approach,
+        scores,
+        source,
+        **labels,
+        steps=config.max_steps,
+        seconds=history[-1]["seconds"] if history else 0.0,
+    )
+
+
+def _write_config(experiment: Experiment, out: Path, resume: bool) -> None:
+    record = {
+        "command": experiment.command,
+        "dataset": experiment.dataset,
+        "train": experiment.train.name,
+        "val": experiment.val.name,
+        "settings": dict(experiment.settings),
+        "mil": asdict(experiment.mil),
+        "oracle": asdict(experiment.oracle),
+    }
+    text = yaml.safe_dump(record, sort_keys=False)
+    path = out / "config.yaml"
+    if resume and path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"{path}: the run in this folder had other settings; give the same ones to --resume, or choose "
+            "another --out"
+        )
+    write_text(path, text)
+
+
+def _write_results(experiment: Experiment, rows: list[Row], out: Path) -> None:
+    write_json(
+        out / "table1.json",
+        {
+            "dataset": experiment.dataset,
+            "train": {"name": experiment.train.name, "photos": len(experiment.train)},
+            "val": {"name": experiment.val.name, "photos": len(experiment.val)},
+            "tags_from": experiment.train.tags_from,
+            "gain": gain(rows),
+            "paper_gain": 1.91,
+            "command": experiment.command,
+            "milseg_version": __version__,
+            "notes": list(experiment.notes),
+            "rows": rows,
+        },
+    )
+    write_text(out / "table1.md", table_markdown(experiment, rows))
+
+
+def table_markdown(experiment: Experiment, rows: list[Row]) -> str:
+    """Table 1 with the paper's figures beside ours."""
+
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    lines = [
+        f"# Table 1 on {experiment.dataset}",
+        "",
+        f"`{experiment.command}`",
+        "",
+        "| Approach | Learned from | mean IU, % | literal reading | seconds | paper, VOC 2011 val | "
+        "paper, VOC 2012 test |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        val, test = PAPER.get(row["approach"], (None, None))
+        lines.append(
+            f"| {TITLES[row['approach']]} | {row['supervision']} | {figure(row['mean_iu'])} | "
+            f"{figure(row.get('mean_iu_labels'))} | {row['seconds']:.0f} | {figure(val)} | {figure(test)} |"
+        )
+    random = next(row["mean_iu_random_start"] for row in rows if "mean_iu_random_start" in row)
+    lines += [
+        "",
+        f"MIL-FCN is {gain(rows):.2f} times the baseline with classifier (paper: 1.91 on VOC 2011 val, 1.96 on "
+        "test).",
+        f"No classifier, with a small random score layer in place of zeros: {figure(random)}.",
+        "Literal reading: the coarse top class interpolated, in place of the scores. Seconds: training, else "
+        "scoring.",
+        f"Trained on {len(experiment.train)} photos ({experiment.train.name}), scored on "
+        f"{len(experiment.val)} ({experiment.val.name}), void excluded, one confusion matrix over the set.",
+        *experiment.notes,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def figure_photos(val: BagSet, count: int = FIGURE_ROWS) -> list[int]:
+    """Which photos Figure 1 shows: the first that has each class in turn; nobody picks the good ones."""
+    chosen: list[int] = []
+    for number in range(1, len(val.classes)):
+        found = (i for i, bag in enumerate(val.bags) if bag.tags[number] == PRESENT and i not in chosen)
+        chosen += [i for i in [next(found, None)] if i is not None]
+    return sorted(chosen[:count]) or list(range(min(count, len(val))))
+
+
+def _draw(experiment: Experiment, rows: list[Row], out: Path) -> None:
+    models = [load_model(out / "models" / name)[0] for name in ("baseline", "mil-fcn", "oracle")]
+    pictures = []
+    for index in figure_photos(experiment.val):
+        bag = experiment.val.bags[index]
+        photo = load_photo(bag)
+        pictures.append([photo, load_mask(bag, experiment.val), *(segment(model, photo) for model in models)])
+    # The paper's three columns in its order, and beside them the rows above and below MIL-FCN.
+    order = (0, 1, 3, 2, 4)
+    titles = ("input", "ground truth", "MIL-FCN", "with classifier", "oracle")
+    figure1(
+        [[row[i] for i in order] for row in pictures],
+        experiment.val.classes,
+        out / "figure1.png",
+        titles=titles,
+    )
+    runs = {}
+    for name in ("mil-fcn", "oracle"):
+        lines = (out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        runs[name] = [json.loads(line) for line in lines]
+    curves(runs, out / "curves.png", title=experiment.dataset)
+    score_bars(
+        [(TITLES[row["approach"]], math.nan if row["mean_iu"] is None else row["mean_iu"]) for row in rows],
+        out / "table1.png",
+        paper={TITLES[name]: val for name, (val, _) in PAPER.items()},
+        title=f"mean IU on {experiment.dataset}",
+    )

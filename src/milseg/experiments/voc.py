@@ -1,0 +1,188 @@
+"""`milseg reproduce voc`: the paper's Table 1 and Figure 1 on PASCAL VOC."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from milseg.checkpoint import ModelSpec
+from milseg.devices import pick_device
+from milseg.errors import UserError
+from milseg.experiments.table1 import Experiment, Row, prepare_folder, run_table1
+from milseg.models.backbones import backbone_row
+from milseg.models.fcn import FCN
+from milseg.models.transfer import build_model
+from milseg.options import TrainConfig, VocOptions, overridden
+from milseg.rules import find_rule
+from milseg.sources.voc import PAIRS, default_pair, read_voc, require_disjoint
+
+RUN_ONLY = ("out", "device", "resume", "overwrite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a backbone is trained on VOC.
+
+    Attributes:
+        mil: MIL-FCN.
+        oracle_learning_rate: the oracle's own; everything else is as for MIL-FCN.
+        output_stride: pixels a place.
+        score_scale: multiplies the transferred rows (see `VocOptions`).
+        note: where the numbers come from.
+    """
+
+    mil: TrainConfig
+    oracle_learning_rate: float
+    output_stride: int
+    score_scale: float = 1.0
+    note: str
+
+
+def paper_recipe() -> Recipe:
+    """The paper's setting ("Experiments"): SGD, learning rate 1e-4, momentum 0.9, weight decay 5e-4, 10,000
+    steps.
+
+    Command: `milseg reproduce voc --root VOCDIR`. Paper: 25.05 mean IU on VOC 2011 val. Not measured here:
+    VGG-16's weights are a download of 528 MB.
+    """
+    return Recipe(
+        mil=TrainConfig(),
+        oracle_learning_rate=1e-4,
+        output_stride=32,
+        note="the paper's setting (learning rate 1e-4)",
+    )
+
+
+RECIPES: dict[str, Recipe] = {"vgg16": paper_recipe()}
+
+
+def recipe_for(backbone: str) -> Recipe:
+    """The backbone's recipe; one without its own takes the paper's at its network's own stride."""
+    row = backbone_row(backbone)
+    if backbone in RECIPES:
+        return RECIPES[backbone]
+    paper = paper_recipe()
+    return Recipe(
+        mil=paper.mil,
+        oracle_learning_rate=paper.oracle_learning_rate,
+        output_stride=row.strides[0],
+        note="the paper's setting for VGG-16, not tuned for this network",
+    )
+
+
+def _sets(options: VocOptions) -> tuple[str, str]:
+    """Names of the training and validation sets, those that belong together where one is not given."""
+    train, val = options.train_set, options.val_set
+    if train is None and val is None:
+        return default_pair(options.root, year=options.year, sbd=options.sbd)
+    partner = dict(PAIRS)
+    other = {b: a for a, b in reversed(PAIRS)}
+    return train or other.get(str(val), "train"), val or partner.get(str(train), "val")
+
+
+def command_line(options: VocOptions) -> str:
+    """What to type for the same result; options left at their default are not repeated."""
+    words = ["milseg", "reproduce", "voc"]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in RUN_ONLY or value is None or value == field.default:
+            continue
+        shown = ",".join(value) if isinstance(value, tuple) else str(value)
+        # Folders differ from machine to machine: the name says which option, the user which folder.
+        shown = {"root": "VOCDIR", "sbd": "SBDDIR"}.get(
+            field.name, Path(shown).name if isinstance(value, Path) else shown
+        )
+        if field.name == "weights":
+            shown = Path(shown).name
+        words += ["--" + field.name.replace("_", "-"), shown]
+    return shlex.join(words)
+
+
+def make_experiment(options: VocOptions) -> Experiment:
+    """Read the sets, check the weights, settle the settings.
+
+    Raises:
+        UserError: anything missing or unknown, before any training starts.
+    """
+    recipe = recipe_for(options.backbone)
+    if find_rule(options.rule).supervision != "tags":
+        raise UserError(
+            f"--rule {options.rule}: learns from masks; the oracle row does that already. Choose a rule of "
+            "tags"
+        )
+    train_name, val_name = _sets(options)
+    read: dict[str, Any] = {"year": options.year, "classes": options.classes, "sbd": options.sbd}
+    train = read_voc(options.root, train_name, tags_file=options.tags, **read)
+    val = read_voc(options.root, val_name, tags_file=options.tags, **read)
+    require_disjoint(train, val)
+    mil = overridden(
+        recipe.mil,
+        rule=options.rule,
+        max_steps=options.max_steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        score_rate=options.score_rate,
+        schedule=options.schedule,
+        longest_side=options.longest_side,
+        seed=options.seed,
+    )
+    oracle = overridden(
+        mil, rule="oracle", learning_rate=options.oracle_learning_rate or recipe.oracle_learning_rate
+    )
+    stride = options.output_stride or recipe.output_stride
+    scale = recipe.score_scale if options.score_scale is None else options.score_scale
+    if not scale > 0:
+        raise UserError(f"--score-scale {scale}: expected a number above 0")
+
+    def start(kind: str) -> FCN:
+        transfer: Any = True if kind == "classifier" else kind
+        model, report = build_model(
+            options.backbone,
+            train.classes,
+            weights=options.weights,
+            transfer=transfer,
+            output_stride=stride,
+            vgg_padding=options.vgg_padding,
+            seed=options.seed,
+        )
+        if kind == "classifier":
+            print(report)
+            with torch.no_grad():
+                for parameter in model.score_layer.parameters():
+                    parameter.mul_(scale)
+        return model.eval()
+
+    settings = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k not in RUN_ONLY
+    }
+    return Experiment(
+        dataset=f"PASCAL VOC ({val.name}), {len(train.classes) - 1} classes, {options.backbone}",
+        command=command_line(options),
+        train=train,
+        val=val,
+        start=start,
+        spec=ModelSpec(
+            backbone=options.backbone,
+            classes=train.classes,
+            output_stride=stride,
+            vgg_padding=options.vgg_padding,
+            tags_from=train.tags_from,
+            longest_side=mil.longest_side,
+        ),
+        mil=mil,
+        oracle=oracle,
+        settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        notes=(f"Settings: {recipe.note}.", *train.notes, *val.notes),
+    )
+
+
+def reproduce_voc(options: VocOptions, *, progress: bool = True) -> list[Row]:
+    """Run the experiment into `options.out`; see `run_table1` for what is written there."""
+    device = pick_device(options.device)
+    experiment = make_experiment(options)
+    prepare_folder(options.out, resume=options.resume, overwrite=options.overwrite)
+    return run_table1(experiment, options.out, device=device, resume=options.resume, progress=progress)
