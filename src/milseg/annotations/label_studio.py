@@ -1,0 +1,117 @@
+"""Label Studio: tasks with brush predictions, and the labeling configuration they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from milseg.annotations.coco import write_list
+from milseg.annotations.rle import label_studio_rle
+from milseg.annotations.writer import Prediction, Writer
+from milseg.files import atomic_path, write_text
+from milseg.masks import palette
+
+# Files below the folder that Label Studio serves (its LOCAL_FILES_DOCUMENT_ROOT).
+LOCAL_FILES = "/data/local-files/?d="
+
+
+class LabelStudioWriter(Writer):
+    """`labelstudio.json`, tasks to import, and `labelstudio_config.xml`, the project's labeling interface.
+
+    Each class a photo shows is one brush region. Label Studio finds the photos by address: `image_prefix`
+    followed by the photo's path below the input folder.
+
+    Source: Label Studio's "Import pre-annotated data", brush segmentation.
+    """
+
+    format = "labelstudio"
+
+    def __init__(
+        self,
+        out: Path,
+        classes: Sequence[str],
+        *,
+        resume: bool = False,
+        image_prefix: str = LOCAL_FILES,
+        from_name: str = "brush",
+        to_name: str = "image",
+        model_version: str = "milseg",
+    ) -> None:
+        """
+        Args:
+            image_prefix: what comes before each photo's path: an address, or "/data/local-files/?d=FOLDER/".
+            from_name, to_name: names of the brush and of the image in the labeling configuration.
+            model_version: shown beside the predictions.
+        """
+        self.image_prefix, self.model_version = image_prefix, model_version
+        self.from_name, self.to_name = from_name, to_name
+        super().__init__(
+            out,
+            classes,
+            resume=resume,
+            image_prefix=image_prefix,
+            from_name=from_name,
+            to_name=to_name,
+            model_version=model_version,
+        )
+
+    def _write(self, prediction: Prediction) -> dict[str, Any]:
+        height, width = prediction.mask.shape
+        result = []
+        for number in self.present(prediction.mask):
+            name = self.classes[number]
+            result.append(
+                {
+                    "id": f"class-{number}",
+                    "type": "brushlabels",
+                    "from_name": self.from_name,
+                    "to_name": self.to_name,
+                    "original_width": width,
+                    "original_height": height,
+                    "image_rotation": 0,
+                    "score": prediction.score(name),
+                    "value": {
+                        "format": "rle",
+                        "rle": label_studio_rle(prediction.mask == number),
+                        "brushlabels": [name],
+                    },
+                }
+            )
+        return {
+            "data": {"image": self.image_prefix + quote(prediction.photo_file)},
+            "predictions": [
+                {
+                    "model_version": self.model_version,
+                    "score": round(float(prediction.confidence), 6),
+                    "result": result,
+                }
+            ],
+        }
+
+    def _tasks(self) -> Iterator[Any]:
+        for entry in self._ledger:
+            yield entry["data"]
+
+    def _finish(self) -> list[Path]:
+        path, config = self.out / "labelstudio.json", self.out / "labelstudio_config.xml"
+        write_text(config, self.config())
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            write_list(file, self._tasks())
+            file.write("\n")
+        return [path, config]
+
+    def config(self) -> str:
+        """The labeling configuration, XML: a brush for each class, in the colours of the PNG masks."""
+        colours = palette()
+        lines = [
+            "<View>",
+            f'  <Image name={quoteattr(self.to_name)} value="$image" zoom="true"/>',
+            f"  <BrushLabels name={quoteattr(self.from_name)} toName={quoteattr(self.to_name)}>",
+        ]
+        for number, name in enumerate(self.labels, start=self.first_label):
+            red, green, blue = colours[number].tolist()
+            lines.append(f'    <Label value={quoteattr(name)} background="#{red:02x}{green:02x}{blue:02x}"/>')
+        return "\n".join([*lines, "  </BrushLabels>", "</View>"]) + "\n"
