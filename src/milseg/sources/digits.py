@@ -12,6 +12,7 @@ legacy random stream, which numpy promises never to change; a test holds a hash 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ _STREAM = {"train": 0, "val": 1, "single": 2}
 def _handwriting() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     return digits.images.astype(np.int64), digits.target.astype(np.int64)
 
 
@@ -42,14 +43,15 @@ def _handwriting() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _textures() -> tuple[NDArray[np.int64], ...]:
     from skimage import data
 
-    return tuple(texture().astype(np.int64) for texture in (data.brick, data.grass, data.gravel))
+    pictures: tuple[Any, ...] = (data.brick, data.grass, data.gravel)
+    return tuple(picture().astype(np.int64) for picture in pictures)
 
 
 def _pool(split: str) -> NDArray[np.int64]:
     """Handwriting of a split: every fourth digit is kept for val."""
     _, labels = _handwriting()
-    index = np.arange(len(labels))
-    return index[index % 4 == 3] if split == "val" else index[index % 4 != 3]
+    kept = np.arange(len(labels)) % 4 == 3
+    return np.flatnonzero(kept if split == "val" else ~kept)
 
 
 def _enlarge(ink: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
@@ -59,7 +61,7 @@ def _enlarge(ink: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
     high = np.minimum(low + 1, 7)
     rows = ink[low] * (2 * factor - part)[:, None] + ink[high] * part[:, None]
     both = rows[:, low] * (2 * factor - part)[None] + rows[:, high] * part[None]
-    return both // (2 * factor) ** 2
+    return np.asarray(both // (4 * factor * factor), dtype=np.int64)
 
 
 def _ground(random: np.random.RandomState, split: str, height: int, width: int) -> NDArray[np.int64]:
@@ -135,7 +137,8 @@ def make_single(seed: int, index: int) -> tuple[UInt8, int]:
 
 
 def _with_grain(random: np.random.RandomState, scene: NDArray[np.int64]) -> UInt8:
-    return np.clip(scene + random.randint(-8, 9, size=scene.shape), 0, 255).astype(np.uint8)
+    grain = random.randint(-8, 9, size=scene.shape)
+    return np.asarray(np.clip(scene + grain, 0, 255), dtype=np.uint8)
 
 
 def read_digits(split: str, count: int, *, seed: int = 0) -> BagSet:

@@ -1,6 +1,6 @@
 """Text files that name photos: tag files (image, tags and optionally split), and lists of photo ids.
 
-A tag file is a table in UTF-8, its columns separated by commas, semicolons or tabs:
+A tag file is a table in UTF-8, its columns separated by commas, semicolons, tabs or bars:
 
     image,tags,split
     2007_000063.jpg,chair dog,train
@@ -15,18 +15,22 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from milseg.errors import UserError, unknown_name
 
-DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 COLUMNS = ("image", "tags", "split")
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
+)
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Control characters, and halves of surrogate pairs, which no file name or output in UTF-8 can hold.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +109,21 @@ def read_tag_file(path: Path) -> tuple[TagRow, ...]:
         UserError: naming the file and the line: missing or empty file, not UTF-8, NUL bytes, missing columns,
             a row of another length, an image twice, an absolute path or one with `..`.
     """
-    text = read_text(path, "tag file")
-    reader, columns, width = _header(path, text)
+    return tag_rows(path, read_text(path, "tag file"))
+
+
+def tag_rows(path: Path, text: str) -> tuple[TagRow, ...]:
+    """As `read_tag_file`, of a text that was read already; `path` is for messages."""
+    header, table = read_table(
+        path,
+        text,
+        lambda names: "image" in names and "tags" in names,
+        "a header with the columns image, tags and optionally split",
+    )
+    columns = {name: header.index(name) for name in COLUMNS if name in header}
     rows: dict[str, TagRow] = {}
-    for line, cells in reader:
-        if any(cells[width:]) or len(cells) < width:
-            raise UserError(
-                f"{path}, line {line}: {len(cells)} cells where the header has {width}; put quotes "
-                "around a cell that holds the delimiter"
-            )
-        image = _image(path, line, cells[columns["image"]])
+    for line, cells in table:
+        image = relative_path(cells[columns["image"]], f"{path}, line {line}")
         if image in rows:
             raise UserError(
                 f"{path}, line {line}: {image} has a row already, on line {rows[image].line}; keep one of "
@@ -127,8 +136,24 @@ def read_tag_file(path: Path) -> tuple[TagRow, ...]:
     return tuple(rows.values())
 
 
-def _header(path: Path, text: str) -> tuple[Iterator[tuple[int, list[str]]], dict[str, int], int]:
-    """The rows after the header with their lines, the columns' places, and the number of columns."""
+def read_table(
+    path: Path, text: str, fits: Callable[[Sequence[str]], bool], expected: str
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """A table with a header, at the first delimiter that makes the header fit.
+
+    Args:
+        path: for messages.
+        fits: says of the column names, COLUMNS in lower case, whether this is the table.
+        expected: what it asks for, for the message.
+
+    Returns:
+        The column names, and an iterator over line and cells of each row that is not blank, as many cells as
+        there are columns.
+
+    Raises:
+        UserError: no delimiter fits; two columns of one of COLUMNS' names; while iterating, rows of another
+            length.
+    """
     found: list[str] = []
     for delimiter in DELIMITERS:
         rows = _rows(path, text, delimiter)
@@ -137,18 +162,31 @@ def _header(path: Path, text: str) -> tuple[Iterator[tuple[int, list[str]]], dic
         except UserError:
             # Quotes that do not fit this delimiter; another one may.
             continue
-        names = [cell.strip().lower() for cell in cells]
-        if "image" in names and "tags" in names:
+        names = [cell.strip() for cell in cells]
+        names = [name.lower() if name.lower() in COLUMNS else name for name in names]
+        if fits(names):
             twice = [name for name in COLUMNS if names.count(name) > 1]
             if twice:
                 raise UserError(f"{path}, line {line}: two columns named {twice[0]!r}; rename one of them")
-            return rows, {name: names.index(name) for name in COLUMNS if name in names}, len(names)
+            return names, _full_rows(path, rows, len(names))
         found = max(found, names, key=len)
     shown = ", ".join(repr(name[:40]) for name in found[:8]) or "not readable"
     raise UserError(
-        f"{path}, line 1: the columns are {shown}; expected a header with the columns image, tags and "
-        "optionally split, separated by commas, semicolons or tabs"
+        f"{path}, line 1: the columns are {shown}; expected {expected}, separated by commas, semicolons, "
+        "tabs or bars"
     )
+
+
+def _full_rows(
+    path: Path, rows: Iterator[tuple[int, list[str]]], width: int
+) -> Iterator[tuple[int, list[str]]]:
+    for line, cells in rows:
+        if any(cells[width:]) or len(cells) < width:
+            raise UserError(
+                f"{path}, line {line}: {len(cells)} cells where the header has {width}; put quotes "
+                "around a cell that holds the delimiter"
+            )
+        yield line, cells
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -167,18 +205,30 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str
         ) from None
 
 
-def _image(path: Path, line: int, cell: str) -> str:
-    """An image cell as a relative path with forward slashes that stays below the photos' folder."""
-    name = cell.strip().replace("\\", "/")
+def relative_path(text: str, where: str) -> str:
+    """A photo's path as written in a file, with forward slashes, when it stays below the photos' folder.
+
+    Args:
+        where: file and line, for the message.
+
+    Raises:
+        UserError: an absolute path, one with `..`, or one that names no file.
+    """
+    name = text.strip().replace("\\", "/")
     parts = name.split("/")
     if name.startswith("/") or _DRIVE.match(name) or ".." in parts:
         raise UserError(
-            f"{path}, line {line}: {name!r} leads out of the photos' folder; expected a file name, or a path "
+            f"{where}: {name[:200]!r} leads out of the photos' folder; expected a file name, or a path "
             "relative to that folder without '..'"
         )
     if parts[-1] in ("", ".") or _CONTROL.search(name):
-        raise UserError(f"{path}, line {line}: {name!r} in the image column names no file")
+        raise UserError(f"{where}: {name[:200]!r} in the image column names no file")
     return str(PurePosixPath(name))
+
+
+def is_plain_text(name: str) -> bool:
+    """Whether a name is fit for file names and messages: no control characters, nothing outside Unicode."""
+    return not _CONTROL.search(name)
 
 
 def split_tags(cell: str) -> tuple[str, ...]:
