@@ -1,0 +1,92 @@
+"""The model card of a model folder: what it learned from, how well it names tags, what it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torchvision
+
+from milseg._version import __version__
+from milseg.bags import BagSet
+from milseg.checkpoint import ModelSpec
+from milseg.options import TrainConfig
+
+
+def model_card(
+    spec: ModelSpec,
+    config: TrainConfig,
+    *,
+    bags: BagSet,
+    learned_from: int,
+    held_out: int,
+    transfer: str,
+    kept: dict[str, Any] | None,
+    seconds: float,
+) -> str:
+    """Markdown with the front matter that model hubs read.
+
+    Args:
+        kept: the row of selection.json whose weights are in the folder.
+        seconds: of training.
+    """
+    counts = "\n".join(f"| {name} | {n} |" for name, n in bags.tag_counts().items() if name != "background")
+    notes = "".join(f"- {note}\n" for note in bags.notes)
+    return f"""---
+library_name: milseg
+pipeline_tag: image-segmentation
+tags:
+- weakly-supervised
+- multiple-instance-learning
+---
+
+# {", ".join(name for name in spec.classes if name != "background")}
+
+Masks learned from image tags alone, with milseg {__version__}: no pixel mask was used for training, tuning or stopping.
+
+    milseg predict PHOTOS --model THIS_FOLDER --out MASKS
+
+## Data
+
+{bags.name}: {learned_from} photos to learn from, {held_out} held out for model selection. Tags from: {bags.tags_from}.
+
+| Tag | photos |
+|---|---:|
+{counts}
+
+{notes}
+## Network and training
+
+{spec.backbone}, output stride {spec.output_stride}, photos at most {spec.longest_side} pixels long. Rule `{config.rule}`,
+{config.max_steps} steps of {config.batch_size}, learning rate {config.learning_rate:g}, seed {config.seed}; {seconds:.0f} seconds.
+
+{_selection(kept, held_out)}
+
+The score layer started from:
+
+{transfer}
+
+## Versions
+
+milseg {__version__}, torch {torch.__version__}, torchvision {torchvision.__version__}.
+
+## Limits
+
+The masks were scored against no true mask here. Tags teach what tells photos apart: an object that always comes with
+its surroundings (boats with water) may be masked together with them. Look at the masks before you rely on them.
+"""
+
+
+def _selection(kept: dict[str, Any] | None, held_out: int) -> str:
+    if kept is None:
+        return "No weights were selected."
+    if not held_out or kept["tag_average_precision"] is None:
+        return f"The weights are those after step {kept['step']}: nothing was held out to select by."
+    rows = "\n".join(
+        f"| {name} | {'-' if value is None else f'{value:.1f}'} |"
+        for name, value in kept["per_class"].items()
+    )
+    return (
+        f"The weights are those after step {kept['step']}, chosen by mean tag average precision on the held-out photos: "
+        f"{kept['tag_average_precision']:.1f} %.\n\n| Tag | average precision, % |\n|---|---:|\n{rows}"
+    )

@@ -1,0 +1,290 @@
+"""`milseg predict`: photos in, masks into the files that annotation tools open."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import hashlib
+import io
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from milseg.annotations import open_writer, writer_class
+from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
+from milseg.errors import UserError
+from milseg.files import check_writable, write_json, write_text
+from milseg.options import PredictOptions
+from milseg.segmenter import Segmentation, load
+from milseg.sources.photo_files import walk, without_suffix
+from milseg.sources.tag_file import PHOTO_SUFFIXES, known_tags, read_tag_file
+
+COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo to segment: the file, and its path below the folder it was found in."""
+
+    path: Path
+    below: str
+
+    @property
+    def name(self) -> str:
+        return without_suffix(self.below)
+
+
+def find_photos(inputs: Iterable[str]) -> list[PhotoFile]:
+    """The photos of files, folders (with all below them) and patterns, each once, in order.
+
+    Raises:
+        UserError: an input that is not there, matches nothing, or holds no photo; two photos with one path.
+    """
+    found: dict[str, PhotoFile] = {}
+    for given in inputs:
+        for photo in _photos_of(given):
+            found.setdefault(os.path.abspath(photo.path), photo)
+    places: dict[str, PhotoFile] = {}
+    for photo in found.values():
+        other = places.setdefault(photo.below, photo)
+        if other is not photo:
+            raise UserError(
+                f"{other.path} and {photo.path}: both would be written as {photo.name!r}; give the folder above them, "
+                "or predict them into different folders"
+            )
+    return list(found.values())
+
+
+def _photos_of(given: str) -> list[PhotoFile]:
+    path = Path(given)
+    if path.is_dir():
+        # Hidden files are left out: other programs' leftovers (macOS writes ._a.jpg beside a.jpg).
+        names = sorted(walk(path, PHOTO_SUFFIXES))
+        if not names:
+            raise UserError(
+                f"{given}: no photo in this folder; expected files ending in {', '.join(PHOTO_SUFFIXES)}"
+            )
+        return [PhotoFile(path / name, name) for name in names]
+    if path.is_file():
+        return [PhotoFile(path, path.name)]
+    matches = sorted(Path(match) for match in glob.glob(given, recursive=True))
+    files = [file for file in matches if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()]
+    if not files:
+        raise UserError(f"{given}: no such photo or folder, and no photo matches it as a pattern")
+    base = Path(*_until_wildcard(path))
+    return [PhotoFile(file, file.relative_to(base).as_posix()) for file in files]
+
+
+def _until_wildcard(path: Path) -> list[str]:
+    parts: list[str] = []
+    for part in path.parts:
+        if any(letter in part for letter in "*?["):
+            break
+        parts.append(part)
+    return parts
+
+
+def parse_adjust(text: str | None) -> dict[str, float]:
+    """Class adjustments from `cat=1,dog=-0.5`.
+
+    >>> parse_adjust("cat=1,dog=-0.5")
+    {'cat': 1.0, 'dog': -0.5}
+    """
+    amounts = {}
+    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, equals, amount = part.rpartition("=")
+        try:
+            amounts[name.strip()] = float(amount)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise UserError(f"--adjust {part!r}: expected CLASS=NUMBER, as in cat=1,dog=-0.5")
+    return amounts
+
+
+def read_known_tags(
+    path: Path, classes: Iterable[str], photos: Sequence[PhotoFile]
+) -> dict[str, tuple[str, ...]]:
+    """Known tags by photo name, of the photos that have a row.
+
+    A row is a photo's when it is the path below the input folder, or one of the two ends like the other; the
+    extension may be left out.
+
+    Raises:
+        UserError: a tag that is no class of the model, two rows for a photo or two photos for a row, or no row for any
+            photo.
+    """
+    names = frozenset(classes)
+    table = {without_suffix(row.image): known_tags(path, row, names) for row in read_tag_file(path)}
+    exact, by_last = {photo.name for photo in photos}, dict[str, list[str]]()
+    for key in table:
+        by_last.setdefault(key.rpartition("/")[2], []).append(key)
+    found: dict[str, tuple[str, ...]] = {}
+    taken: dict[str, str] = {}
+    for name in sorted(exact):
+        near = [
+            key for key in by_last.get(name.rpartition("/")[2], ()) if key not in exact and _ends(key, name)
+        ]
+        keys = [name] if name in table else near
+        if len(keys) > 1:
+            raise UserError(f"{path}: rows {keys[0]!r} and {keys[1]!r} may both be photo {name!r}; keep one")
+        for key in keys:
+            other = taken.setdefault(key, name)
+            if other != name:
+                raise UserError(
+                    f"{path}: row {key!r} may be photo {other!r} or {name!r}; write its path below the input folder"
+                )
+            found[name] = table[key]
+    if not found:
+        raise UserError(
+            f"{path}: no row for any of the photos; its rows are like {next(iter(table))!r}, the photos like "
+            f"{min(exact)!r}"
+        )
+    return found
+
+
+def _ends(one: str, other: str) -> bool:
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+
+
+def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, int]:
+    """Segment photos into `options.out`; returns counts: photos, done (now), earlier, failed.
+
+    A photo that cannot be read is named and left out; the others go on. Finished photos are not done again with
+    `resume`.
+
+    Raises:
+        UserError: no model, no photos, names that collide, a folder that is in use, or not one photo readable.
+    """
+    photos = find_photos(options.inputs)
+    adjust = parse_adjust(options.adjust)
+    formats = list(dict.fromkeys(("png", *options.format)))
+    kinds = [writer_class(name) for name in formats]
+    check_photos([(photo.name, photo.below) for photo in photos], kinds)
+    segmenter = load(options.model, device=options.device, adjust=adjust)
+    given = read_known_tags(options.tags, segmenter.classes, photos) if options.tags else {}
+    if options.tags and len(given) < len(photos):
+        free = len(photos) - len(given)
+        print(
+            f"milseg: {free} photos have no row in {options.tags} and are predicted freely", file=sys.stderr
+        )
+    _claim_folder(options.out, options)
+    write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
+    failed: dict[str, str] = {}
+    done = 0
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(open_writer(name, options.out, segmenter.classes, resume=options.resume))
+            for name in formats
+        ]
+        header = {"model": _digest(options.model / "model.safetensors"), "adjust": adjust}
+        header |= {"tags": _digest(options.tags) if options.tags else None}
+        rows = Ledger(options.out / ".parts" / "predictions.jsonl", header, resume=options.resume)
+        stack.enter_context(closing(rows))
+        todo = [photo for photo in photos if not _finished(photo, writers, rows)]
+        for photo in tqdm(todo, desc="predict", unit="photo", disable=not progress):
+            try:
+                found = segmenter.segment(
+                    photo.path, tags=given.get(photo.name), max_pixels=options.max_pixels
+                )
+            except UserError as error:
+                failed[photo.below] = str(error)
+                continue
+            record = _prediction(photo, found)
+            for writer in writers:
+                writer.add(record)
+            if photo.name not in rows.names:
+                rows.append(photo.name, photo.below, _row(photo, found))
+            done += 1
+    counts = {"photos": len(photos), "done": done, "earlier": len(photos) - len(todo), "failed": len(failed)}
+    _write_table(options.out / "predictions.csv", rows)
+    _write_failed(options.out / "failed.csv", failed)
+    if failed and not done and not counts["earlier"]:
+        raise UserError(
+            f"none of {len(photos)} photos could be read; the first: {next(iter(failed.values()))}"
+        )
+    _tell_failed(failed)
+    return counts
+
+
+def _claim_folder(out: Path, options: PredictOptions) -> None:
+    if out.is_dir() and any(out.iterdir()) and not (options.resume or options.overwrite):
+        raise UserError(
+            f"{out}: already holds files; --resume adds what is missing, --overwrite writes anew, or choose another "
+            "folder with --out"
+        )
+    check_writable(out)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _finished(photo: PhotoFile, writers: list[Writer], rows: Ledger) -> bool:
+    return photo.name in rows.names and all(photo.name in writer.done for writer in writers)
+
+
+def _prediction(photo: PhotoFile, found: Segmentation) -> Prediction:
+    height, width = found.mask.shape
+    return Prediction(
+        name=photo.name,
+        photo_path=photo.path,
+        photo_file=photo.below,
+        size=(height, width),
+        mask=found.mask,
+        tags=found.tags,
+        confidence=found.confidence,
+        scores=found.scores,
+        stride=found.stride,
+        offset=found.offset,
+        input_size=found.input_size,
+        photo=found.photo,
+    )
+
+
+def _row(photo: PhotoFile, found: Segmentation) -> dict[str, Any]:
+    return {
+        "photo": photo.below,
+        "mask": f"masks/{photo.name}.png",
+        "confidence": round(found.confidence, 6),
+        "tags": ";".join(name for name, _ in found.tags),
+        "tag_confidence": ";".join(f"{confidence:.4f}" for _, confidence in found.tags),
+        "areas": ";".join(f"{name}={share:.4f}" for name, share in found.areas.items()),
+        "tags_given": "yes" if found.tags_given else "no",
+    }
+
+
+def _write_table(path: Path, rows: Ledger) -> None:
+    """The photos with the least certain first: what to review first."""
+    table = sorted((entry["data"] for entry in rows), key=lambda row: (row["confidence"], row["photo"]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_text(path, text.getvalue())
+
+
+def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("photo", "reason"))
+    writer.writerows(failed.items())
+    write_text(path, text.getvalue())
+
+
+def _tell_failed(failed: Mapping[str, str]) -> None:
+    for message in list(failed.values())[:SHOWN]:
+        print(f"milseg: left out: {message}", file=sys.stderr)
+    if len(failed) > SHOWN:
+        print(f"milseg: ... and {len(failed) - SHOWN} more; failed.csv names them all", file=sys.stderr)

@@ -1,0 +1,183 @@
+"""A trained model as an object: `load` a model folder, `segment` photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from milseg.checkpoint import ModelSpec, load_model
+from milseg.devices import pick_device
+from milseg.errors import UserError, unknown_name
+from milseg.masks import overlay
+from milseg.models.fcn import FCN
+from milseg.photos import DECODING_ERRORS, MAX_PIXELS, UInt8, as_rgb, open_photo
+from milseg.predict import masks_from_scores, photo_scores, upsample
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """What a model says of one photo.
+
+    Attributes:
+        mask: uint8 [H, W] at the photo's own size and orientation; numbers of `classes`.
+        classes: class names, background first where there is one.
+        tags: (class, confidence) of the classes that the mask shows, surest first; the confidence is the highest
+            probability of the class at any place.
+        areas: share of the photo that each shown class covers, 0 to 1, background included.
+        confidence: mean probability of the top class over the places, 0 to 1.
+        scores: float32 [C, h, w], the coarse map after adjustment; -inf for classes that known tags rule out.
+        stride, offset, input_size: where the places lie (see `milseg.predict.upsample`).
+        tags_given: whether known tags limited the classes.
+        photo: uint8 [H, W, 3].
+    """
+
+    mask: UInt8
+    classes: tuple[str, ...]
+    tags: tuple[tuple[str, float], ...]
+    areas: dict[str, float]
+    confidence: float
+    scores: NDArray[np.float32]
+    stride: int
+    offset: float
+    input_size: tuple[int, int]
+    tags_given: bool
+    photo: UInt8
+
+    def overlay(self, *, alpha: float = 0.5) -> UInt8:
+        """The photo under its mask's colours, uint8 [H, W, 3]."""
+        return overlay(self.photo, self.mask, self.classes, alpha=alpha)
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """The softmax of the scores interpolated to the photo's size, float32 [C, H, W]."""
+        height, width = self.photo.shape[:2]
+        fine = upsample(
+            torch.from_numpy(self.scores).nan_to_num(neginf=-1e4),
+            (height, width),
+            stride=self.stride,
+            offset=self.offset,
+            input_size=self.input_size,
+        )
+        return np.asarray(fine.softmax(dim=0).numpy(), dtype=np.float32)
+
+
+class Segmenter:
+    """A model ready to segment photos.
+
+    Args:
+        model, spec: as `milseg.checkpoint.load_model` gives them; the model on the device to compute on.
+        adjust: for some classes a number added to their scores before the top class is taken: above 0 for more of
+            the class, below 0 for less; 1 makes it e times as likely at every place.
+
+    Example:
+        >>> from milseg.models.backbones import build_fcn
+        >>> spec = ModelSpec(backbone="tiny", classes=("background", "cat"))
+        >>> found = Segmenter(build_fcn("tiny", 2).eval(), spec).segment(np.zeros((20, 30, 3), np.uint8))
+        >>> found.mask.shape, sorted(found.areas) in ([["background"], ["cat"], ["background", "cat"]])
+        ((20, 30), True)
+    """
+
+    def __init__(self, model: FCN, spec: ModelSpec, *, adjust: Mapping[str, float] | None = None) -> None:
+        self.model, self.spec = model.eval(), spec
+        self.classes = spec.classes
+        self._shift = torch.zeros(len(spec.classes))
+        for name, amount in (adjust or {}).items():
+            if name not in spec.classes:
+                raise unknown_name("class", name, spec.classes)
+            if not np.isfinite(amount):
+                raise UserError(f"adjustment of {name}: {amount}; expected a finite number")
+            self._shift[spec.classes.index(name)] = amount
+
+    def segment(
+        self,
+        photo: Path | str | UInt8 | Image.Image,
+        *,
+        tags: Iterable[str] | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Segmentation:
+        """Segment one photo.
+
+        Args:
+            photo: a file, uint8 [H, W, 3], or a Pillow image; a file or image is turned upright.
+            tags: the classes known to be in the photo; the others, but for the background, are ruled out. Never
+                filled in by milseg itself.
+            max_pixels: a file with more is refused before decoding.
+
+        Raises:
+            UserError: a photo that cannot be read, or an unknown tag.
+        """
+        pixels = self._pixels(photo, max_pixels)
+        coarse, seen = photo_scores(self.model, pixels, longest_side=self.spec.longest_side)
+        scores = coarse.float().cpu() + self._shift[None, :, None, None]
+        if tags is not None:
+            scores = scores.masked_fill(~self._allowed(tags)[None, :, None, None], -torch.inf)
+        size = (pixels.shape[0], pixels.shape[1])
+        # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
+        finite = scores.clamp_min(-1e30)
+        mask = masks_from_scores(
+            finite, size, stride=self.model.stride, offset=self.model.offset, input_size=seen
+        )[0].numpy()
+        p = scores.softmax(dim=1)[0]
+        return Segmentation(
+            mask=mask,
+            classes=self.classes,
+            tags=self._shown(mask, p.flatten(1).amax(dim=1).tolist()),
+            areas=self._areas(mask),
+            confidence=float(p.amax(dim=0).mean()),
+            scores=np.asarray(scores[0].numpy(), dtype=np.float32),
+            stride=self.model.stride,
+            offset=self.model.offset,
+            input_size=seen,
+            tags_given=tags is not None,
+            photo=pixels,
+        )
+
+    def _pixels(self, photo: Path | str | UInt8 | Image.Image, max_pixels: int) -> UInt8:
+        if isinstance(photo, str | Path):
+            return open_photo(Path(photo), max_pixels=max_pixels)
+        if isinstance(photo, Image.Image):
+            try:
+                return as_rgb(photo)
+            except DECODING_ERRORS as error:
+                raise UserError(f"a Pillow image that cannot be decoded ({error})") from None
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+            raise UserError(
+                f"a photo as an array of {photo.dtype} {list(photo.shape)}; expected uint8 [H, W, 3], RGB"
+            )
+        return photo
+
+    def _allowed(self, tags: Iterable[str]) -> torch.Tensor:
+        known = set(tags)
+        for name in sorted(known - set(self.classes)):
+            raise unknown_name("tag", name, self.classes)
+        allowed = [name in known or name == "background" for name in self.classes]
+        if not any(allowed):
+            raise UserError("no tag is known, and the model has no background; expected at least one tag")
+        return torch.tensor(allowed)
+
+    def _areas(self, mask: UInt8) -> dict[str, float]:
+        counts = np.bincount(mask.ravel(), minlength=len(self.classes))
+        return {name: float(counts[i] / mask.size) for i, name in enumerate(self.classes) if counts[i]}
+
+    def _shown(self, mask: UInt8, best: Sequence[float]) -> tuple[tuple[str, float], ...]:
+        numbers = [int(n) for n in np.unique(mask) if self.classes[n] != "background"]
+        return tuple(sorted(((self.classes[n], float(best[n])) for n in numbers), key=lambda tag: -tag[1]))
+
+
+def load(folder: Path | str, *, device: str = "auto", adjust: Mapping[str, float] | None = None) -> Segmenter:
+    """Load a model folder, ready to segment.
+
+    >>> model = load("runs/demo/models/mil-fcn")  # doctest: +SKIP
+    >>> model.segment("photo.jpg").tags  # doctest: +SKIP
+    (('3', 0.97),)
+
+    Raises:
+        UserError: no model folder, a damaged file, or a device that is not there.
+    """
+    model, spec = load_model(Path(folder))
+    return Segmenter(model.to(pick_device(device)), spec, adjust=adjust)
