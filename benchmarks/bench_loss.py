@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.manual_seed(0)
-    model = build_fcn("squeezenet1_0", PAPER_CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build_fcn("squeezenet1_0", PAPER_CLASSES).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     images = torch.randn(options.batch, 3, 320, 320).contiguous(memory_format=torch.channels_last)
     sizes = torch.tensor([[320, 320]] * options.batch)
@@ -42,14 +42,15 @@ def main() -> None:
         valid = model.valid_mask(sizes, (scores.shape[-2], scores.shape[-1]))
         loss = rule(scores, tags, valid).mean()
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-        return scores.detach()
+        detached: torch.Tensor = scores.detach()
+        return detached
 
     def rule_alone(scores: torch.Tensor) -> None:
         leaf = scores.clone().requires_grad_()
         valid = model.valid_mask(sizes, (scores.shape[-2], scores.shape[-1]))
-        rule(leaf, tags, valid).mean().backward()
+        rule(leaf, tags, valid).mean().backward()  # type: ignore[no-untyped-call]
 
     scores = whole_step()
     rule_alone(scores)
@@ -63,9 +64,22 @@ def main() -> None:
         rules.append(time.perf_counter() - began)
     step, alone = statistics.median(steps), statistics.median(rules)
     ratio = statistics.median(r / s for r, s in zip(rules, steps, strict=True))
-    print(f"a step of {options.batch} photos: {step * 1e3:.1f} ms; loss map, rule {options.rule} and loss: {alone * 1e3:.2f} ms")
+    print(
+        f"a step of {options.batch} photos: {step * 1e3:.1f} ms; "
+        f"loss map, rule {options.rule} and loss: {alone * 1e3:.2f} ms"
+    )
     print(f"share of the step: {100 * ratio:.2f} % (median of {options.repeats} pairs; wanted: at most 2 %)")
-    print(json.dumps({"benchmark": "loss", "rule": options.rule, "ratio": round(ratio, 5), "step_s": step, "rule_s": alone}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "loss",
+                "rule": options.rule,
+                "ratio": round(ratio, 5),
+                "step_s": step,
+                "rule_s": alone,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -19,9 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from milseg._version import __version__
 from milseg.errors import UserError
-from milseg.files import atomic_path, remove_leftovers, write_json, write_text
+from milseg.files import atomic_path, check_writable, remove_leftovers, write_json, write_text
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
+
+FILES = ("config.yaml", "labels.json", "model.safetensors")
+# What a text that is damaged, or not what it should be, raises on the way to its values.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +63,9 @@ def save_model(folder: Path, model: FCN, spec: ModelSpec) -> None:
         UserError: the weights are not finite, or the folder cannot be written.
     """
     tensors = _finite(model.state_dict(), folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    for name in FILES:
+        remove_leftovers(folder / name)
     record = asdict(spec)
     classes = list(record.pop("classes"))
     write_text(folder / "config.yaml", yaml.safe_dump(record, sort_keys=False))
@@ -80,25 +86,24 @@ def load_model(folder: Path) -> tuple[FCN, ModelSpec]:
 
 
 def _read_spec(folder: Path) -> ModelSpec:
-    for name in ("config.yaml", "labels.json", "model.safetensors"):
+    for name in FILES:
         if not (folder / name).is_file():
-            raise UserError(
-                f"{folder / name}: missing; a model folder holds config.yaml, labels.json, model.safetensors"
-            )
+            raise UserError(f"{folder / name}: missing; a model folder holds {', '.join(FILES)}")
     try:
         record = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-        classes = tuple(str(name) for name in labels["classes"])
-        known = {field.name for field in fields(ModelSpec)}
-        return ModelSpec(classes=classes, **{key: value for key, value in record.items() if key in known})
-    except (
-        yaml.YAMLError,
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+        classes = labels["classes"]
+        if not isinstance(classes, list) or not classes:
+            raise TypeError(f"classes are {classes!r}, expected a list of names")
+        known = {field.name for field in fields(ModelSpec)} - {"classes"}
+        spec = ModelSpec(
+            classes=tuple(str(name) for name in classes),
+            **{key: value for key, value in record.items() if key in known},
+        )
+        if not isinstance(spec.backbone, str) or not isinstance(spec.vgg_padding, str):
+            raise TypeError("backbone and vgg_padding are names")
+        return spec
+    except (*_DAMAGED, yaml.YAMLError) as error:
         raise UserError(
             f"{folder}: config.yaml or labels.json cannot be read ({type(error).__name__}: {error}); copy "
             "the model folder again"
@@ -133,7 +138,11 @@ def load_state(path: Path, model: FCN, optimiser: torch.optim.Optimizer, *, conf
         UserError: the file is damaged, or comes from a run with other settings.
     """
     tensors, metadata = _read_tensors(path)
-    saved, now = json.loads(metadata.get("config", "{}")), json.loads(json.dumps(dict(config)))
+    now = json.loads(json.dumps(dict(config)))
+    try:
+        saved, step = dict(json.loads(metadata["config"])), int(metadata["step"])
+    except _DAMAGED:
+        raise UserError(f"{path}: not a training state; start anew, or resume from one") from None
     changed = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
     if changed:
         told = ", ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in changed)
@@ -145,11 +154,13 @@ def load_state(path: Path, model: FCN, optimiser: torch.optim.Optimizer, *, conf
     _load_into(model, weights, path)
     for name, parameter in model.named_parameters():
         buffer = tensors.get(f"momentum.{name}")
+        if buffer is not None and buffer.shape != parameter.shape:
+            raise UserError(f"{path}: momentum.{name} does not fit the network; start anew elsewhere")
         if buffer is not None:
             optimiser.state[parameter]["momentum_buffer"] = buffer.to(parameter.device).clone(
                 memory_format=torch.preserve_format
             )
-    return int(metadata["step"])
+    return step
 
 
 def _finite(tensors: Mapping[str, torch.Tensor], where: Path) -> dict[str, torch.Tensor]:
@@ -160,8 +171,17 @@ def _finite(tensors: Mapping[str, torch.Tensor], where: Path) -> dict[str, torch
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    # safetensors writes a temporary file of its own first, which a kill leaves behind.
+    for leftover in path.parent.glob(".tmp??????"):
+        leftover.unlink(missing_ok=True)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error}); nothing was changed. Free some space, or write "
+                "elsewhere"
+            ) from error
         temporary.chmod(0o644)  # safetensors leaves its files readable by their owner alone
 
 

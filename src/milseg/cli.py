@@ -7,34 +7,99 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
+from argparse import Action
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from milseg._version import __version__
-from milseg.errors import UserError
-from milseg.options import DigitsOptions, EvaluateOptions, VocOptions, VocResultsOptions
+from milseg.errors import UserError, unknown_name
+from milseg.options import (
+    CheckOptions,
+    DigitsOptions,
+    EvaluateOptions,
+    ListOptions,
+    PredictOptions,
+    TrainOptions,
+    VocOptions,
+    VocResultsOptions,
+)
 
 # command words -> (settings, "module:function" that takes them)
 COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "check": (CheckOptions, "milseg.commands:check"),
+    "train": (TrainOptions, "milseg.commands:train"),
+    "predict": (PredictOptions, "milseg.commands:predict"),
+    "evaluate": (EvaluateOptions, "milseg.commands:evaluate"),
+    "list": (ListOptions, "milseg.catalog:show"),
     "reproduce digits": (DigitsOptions, "milseg.commands:digits"),
     "reproduce voc": (VocOptions, "milseg.commands:voc"),
-    "evaluate": (EvaluateOptions, "milseg.commands:evaluate"),
     "voc-results": (VocResultsOptions, "milseg.commands:voc_results"),
 }
 GROUPS = {"reproduce": "The paper's Table 1 and Figure 1, on digits or on PASCAL VOC."}
+
+PRINT = "--print-config"
+NO_SETTINGS = ("help", "config", "print_config")
+
+
+class Help(DefaultHelpFormatter):
+    """An option's own words, and its default where there is one worth saying."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        # jsonargparse's own shows a backspace and flags.
+        return PRINT if PRINT in action.option_strings else super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: Action) -> str:
+        if PRINT in action.option_strings:
+            return "print the settings, as --config takes them, and stop"
+        about, default = action.help or "", action.default
+        if isinstance(default, bool) or not isinstance(default, str | int | float | Path):
+            return about
+        return about if default == "==SUPPRESS==" else f"{about.removesuffix('.')} (default: {default})"
+
+
+class ConfigFile(ActionConfigFile):
+    """A YAML file of settings, checked here, where its name is known."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        try:
+            settings = yaml.safe_load(Path(values).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"{values}: cannot be read as YAML ({reason})") from None
+        if not isinstance(settings, dict):
+            raise UserError(f"{values}: expected settings, one a line, such as 'seed: 1'")
+        known = {action.dest: action for action in parser._actions if action.dest not in NO_SETTINGS}
+        for name, value in settings.items():
+            if name not in known:
+                raise UserError(f"{values}: {unknown_name('setting', str(name), known)}")
+            if known[name].nargs == 0 and not isinstance(value, bool):
+                raise UserError(f"{values}: {name} is {value!r}; expected true or false")
+        parser.config_file = values
+        super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
 
 
 class Parser(ArgumentParser):
     """jsonargparse with one short message for a mistake, and exit status 2."""
 
+    config_file = "--config"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(print_config=PRINT, formatter_class=Help, **options)
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         text = " ".join(str(message).split())
+        # Where jsonargparse speaks of its own insides: values of the file, and words left out.
+        text = re.sub(r'Parser key "(\w+)"', rf"{self.config_file}: \1", text)
+        text = re.sub(r'expected "[\w.]+" to be one of \{(.+)\}, but it was.*', r"expected one of \1", text)
         print(f"{self.prog}: {text}\nTry: {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
@@ -49,6 +114,38 @@ def names(text: Any) -> tuple[str, ...]:
     return tuple(str(part).strip() for part in parts if str(part).strip())
 
 
+def whole(value: Any) -> int | None:
+    """A whole number; None, as a configuration file may say it, stays None."""
+    return None if value is None else _converted(int, value)
+
+
+def number(value: Any) -> float | None:
+    """A number; None, as a configuration file may say it, stays None."""
+    return None if value is None else _converted(float, value)
+
+
+def _converted(kind: type[Any], value: Any) -> Any:
+    try:
+        return kind(str(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
+
+
+# What a message calls them: "invalid whole number value: 'x'".
+whole.__name__, number.__name__, names.__name__ = "whole number", "number", "list"
+
+# the hint without "| None" -> (how it is read, what stands for it in the help)
+TYPES: dict[Any, tuple[Any, str]] = {
+    int: (whole, "N"),
+    float: (number, "X"),
+    tuple[str, ...]: (names, "A,B,..."),
+    Path: (Path, "PATH"),
+    Path | None: (Path | None, "PATH"),
+    str: (str, "NAME"),
+    str | None: (str | None, "NAME"),
+}
+
+
 def add_options(parser: ArgumentParser, settings: type[Any]) -> None:
     """One option a field: dashes for underscores, the help from the docstring's Attributes."""
     about = {p.arg_name: p.description or "" for p in parse_docstring(settings.__doc__ or "").params}
@@ -59,55 +156,63 @@ def add_options(parser: ArgumentParser, settings: type[Any]) -> None:
 
 def _add_option(parser: ArgumentParser, field: Field[Any], hint: Any, about: str) -> None:
     flag = "--" + field.name.replace("_", "-")
-    required = field.default is MISSING and field.default_factory is MISSING
-    default = None if required else field.default
+    if field.metadata.get("positional"):
+        many = hint == tuple[str, ...]
+        options: dict[str, Any] = {"nargs": "+", "type": str} if many else {"type": hint}
+        parser.add_argument(field.name, metavar=field.name.upper(), help=about, **options)
+        return
     if hint is bool:
-        parser.add_argument(flag, action="store_true", default=default, help=about)
-    elif "tuple" in str(hint):
-        parser.add_argument(flag, type=names, default=default, metavar="A,B,...", help=about)
-    else:
-        metavar = (
-            "PATH"
-            if "Path" in str(hint)
-            else "N"
-            if "int" in str(hint)
-            else "X"
-            if "float" in str(hint)
-            else "NAME"
-        )
-        parser.add_argument(flag, type=hint, default=default, required=required, metavar=metavar, help=about)
+        parser.add_argument(flag, action="store_true", default=field.default, help=about)
+        return
+    kind, metavar = TYPES[hint] if hint in TYPES else TYPES[hint.__args__[0]]
+    if _required(field):
+        # Not argparse's `required`, whose message names no option as it is typed; see `parse`.
+        about = f"{about.removesuffix('.')} (required)"
+    default = None if _required(field) else field.default
+    parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=about)
 
 
-def make_parser() -> ArgumentParser:
-    """The parser of all commands."""
+def _required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of all commands, and each command's own by its words."""
     parser = Parser(prog="milseg", description="Pixel masks from photos with tags.", version=__version__)
     levels = {"": parser.add_subcommands(dest="command", required=True, metavar="COMMAND")}
     for group, about in GROUPS.items():
         holder = Parser(description=about)
         levels[""].add_subcommand(group, holder, help=about)
+        holder.prog = f"milseg {group}"
         levels[group] = holder.add_subcommands(dest="what", required=True, metavar="WHAT")
+    children = {}
     for words, (settings, _) in COMMANDS.items():
         group, _, name = words.rpartition(" ")
         about = parse_docstring(settings.__doc__ or "").description or ""
-        child = Parser(description=about)
+        child = children[words] = Parser(description=about)
         child.add_argument(
-            "--config", action=ActionConfigFile, metavar="FILE", help="YAML file with any of these settings"
+            "--config", action=ConfigFile, metavar="FILE", help="YAML file with any of these settings"
         )
         add_options(child, settings)
         levels[group].add_subcommand(name, child, help=about.splitlines()[0])
-    return parser
+        child.prog = f"milseg {words}"
+    return parser, children
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Any]:
     """The command's words and its settings, as the dataclass."""
-    parsed = make_parser().parse_args(list(arguments)).as_dict()
+    parser, children = make_parser()
+    parsed = parser.parse_args(list(arguments)).as_dict()
     words = parsed["command"]
     values = parsed[words]
     if words in GROUPS:
         words, values = f"{words} {values['what']}", values[values["what"]]
     settings = COMMANDS[words][0]
-    known = {field.name for field in fields(settings)}
-    return words, settings(**{key: value for key, value in values.items() if key in known})
+    for field in fields(settings):
+        if _required(field) and not field.metadata.get("positional") and values[field.name] is None:
+            children[words].error(f"--{field.name.replace('_', '-')} is missing")
+    given = {field.name: values[field.name] for field in fields(settings)}
+    return words, settings(**{key: tuple(v) if isinstance(v, list) else v for key, v in given.items()})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module, _, function = COMMANDS[words][1].partition(":")
         command: Callable[[Any], None] = getattr(importlib.import_module(module), function)
         command(settings)
+        sys.stdout.flush()
     except UserError as error:
         print(f"milseg: {error}", file=sys.stderr)
         return 2

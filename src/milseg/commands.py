@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from milseg.bags import BagSet, load_photo
+from milseg.check import check_source
 from milseg.checkpoint import load_model
 from milseg.devices import pick_device
 from milseg.errors import UserError, unknown_name
@@ -20,11 +22,24 @@ from milseg.experiments.voc import reproduce_voc
 from milseg.files import check_writable, refuse_existing, write_json
 from milseg.masks import voc_results as write_voc_results
 from milseg.models.fcn import FCN
-from milseg.options import READINGS, DigitsOptions, EvaluateOptions, VocOptions, VocResultsOptions
+from milseg.options import (
+    READINGS,
+    CheckOptions,
+    DigitsOptions,
+    EvaluateOptions,
+    PredictOptions,
+    TrainOptions,
+    VocOptions,
+    VocResultsOptions,
+)
 from milseg.photos import UInt8
 from milseg.predict import segment
+from milseg.prediction_run import predict_run
+from milseg.recipes import recipe_for
+from milseg.sources.open import open_source
 from milseg.sources.tag_file import read_ids
 from milseg.sources.voc import read_voc
+from milseg.training_run import LONGEST_SIDE, train_run
 
 
 def digits(options: DigitsOptions) -> None:
@@ -122,3 +137,50 @@ def voc_results(options: VocResultsOptions) -> None:
 def _masks(model: FCN, bags: BagSet) -> Iterator[tuple[str, UInt8]]:
     for bag in tqdm(bags.bags, desc=f"predict {bags.name}", unit="photo"):
         yield bag.name, np.asarray(segment(model, load_photo(bag)))
+
+
+def check(options: CheckOptions) -> None:
+    """`milseg check`; a report, and a UserError where training would teach nothing."""
+    bags = open_source(
+        options.source,
+        tags=options.tags,
+        split=options.split,
+        classes=options.classes,
+        tags_are=options.tags_are,
+        background=False if options.no_background else None,
+        ignore_unknown=options.ignore_unknown_tags,
+        kind=options.kind,
+    )
+    recipe = recipe_for(options.backbone)
+    report = check_source(
+        bags,
+        max_pixels=options.max_pixels,
+        progress=not options.json,
+        config=replace(recipe.mil, max_steps=options.max_steps, longest_side=LONGEST_SIDE["cpu"]),
+        backbone=options.backbone,
+        output_stride=recipe.output_stride,
+        device=pick_device(options.device),
+        mapping=options.mapping,
+    )
+    print(json.dumps(report.to_json(), indent=2) if options.json else report.text())
+    if report.meaningless:
+        raise UserError("training would be meaningless: " + "; ".join(report.meaningless))
+
+
+def train(options: TrainOptions) -> None:
+    """`milseg train`."""
+    out = train_run(options)
+    print(f"\nThe model is in {out}. Look at {out / 'samples'} and {out / 'curves.png'}, then:")
+    print(f"  milseg predict PHOTOS --model {out} --out MASKS")
+
+
+def predict(options: PredictOptions) -> None:
+    """`milseg predict`."""
+    counts = predict_run(options)
+    print(
+        f"{counts['done']} photos segmented into {options.out}, {counts['earlier']} were there before, "
+        f"{counts['failed']} left out."
+    )
+    print(
+        f"Look at {options.out / 'overlays'}; {options.out / 'predictions.csv'} lists the least certain first."
+    )

@@ -273,6 +273,7 @@ def evaluate_folder(
         UserError: no masks; a true mask without prediction; masks of different sizes; no class names, or none
             in common; a value without a name.
     """
+    predicted, true = _masks_below(predictions), _masks_below(truth)
     labels = tuple(classes) if classes is not None else read_labels(_labels_above(predictions))
     stored = _truth_labels(truth_classes, truth, labels)
     if not set(stored) & (set(labels) - {"background"}):
@@ -280,7 +281,6 @@ def evaluate_folder(
             f"the predictions' classes ({', '.join(labels)}) and the truth's ({', '.join(stored)}) share no "
             "name besides background; name both sets alike, or pass the truth's classes"
         )
-    predicted, true = _masks_below(predictions), _masks_below(truth)
     if names is not None:
         true = _chosen(true, names, truth)
     missing = [name for name in true if name not in predicted]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import re
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +59,11 @@ class TrainConfig:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
 
 
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: expected 0 to {2**32 - 1}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DigitsOptions:
     """Table 1 and Figure 1 on scenes of handwritten digits: no download, minutes on two cores.
@@ -88,6 +94,7 @@ class DigitsOptions:
         for name, least in (("scenes", 4), ("pretrain_steps", 0), ("max_steps", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more")
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,9 @@ class VocOptions:
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +222,170 @@ class VocResultsOptions:
     competition: str = "comp6"
     device: str = "auto"
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Look at photos and tags before training: counts, unreadable photos, tags that cannot be told apart, time.
+
+    Attributes:
+        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, or a Label Studio export.
+        tags: file with the tags, where it is not the source itself.
+        split: only the photos of this split.
+        classes: tags to learn, with commas; none takes all.
+        tags_are: complete (a tag that is not there is absent) or partial (it is unknown).
+        no_background: the tags name everything in the photo; there is no background class.
+        ignore_unknown_tags: leave out tags that are not among --classes.
+        kind: what the source is, where it could be several things.
+        mapping: YAML file from class names to ILSVRC categories.
+        backbone: network whose training time is estimated.
+        max_steps: steps that are estimated.
+        max_pixels: larger photos are named, not decoded.
+        device: auto, cpu, cuda or mps.
+        json: print JSON in place of the report.
+    """
+
+    source: Path = field(metadata={"positional": True})
+    tags: Path | None = None
+    split: str | None = None
+    classes: tuple[str, ...] | None = None
+    tags_are: str = "complete"
+    no_background: bool = False
+    ignore_unknown_tags: bool = False
+    kind: str | None = None
+    mapping: Path | None = None
+    backbone: str = "mobilenet_v2"
+    max_steps: int = 150
+    max_pixels: int = 100_000_000
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train on photos with tags; no mask is read. The result is a model folder for `milseg predict`.
+
+    Attributes:
+        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, or a Label Studio export.
+        tags: file with the tags, where it is not the source itself.
+        out: the model folder.
+        split: only the photos of this split.
+        classes: tags to learn, with commas; none takes all.
+        tags_are: complete (a tag that is not there is absent) or partial (it is unknown).
+        no_background: the tags name everything in the photo; there is no background class.
+        ignore_unknown_tags: leave out tags that are not among --classes.
+        kind: what the source is, where it could be several things.
+        mapping: YAML file from class names to ILSVRC categories, for names that ILSVRC does not know.
+        backbone: network to cast; auto takes resnet50 on a GPU and mobilenet_v2 elsewhere.
+        weights: imagenet (torchvision's download), a .safetensors or .pth file in torchvision's layout, or none.
+        output_stride: pixels a place: 32, 16 or 8; none takes the recipe's.
+        vgg_padding: fc6 padding of VGG: same, or the original's pad100.
+        score_scale: multiplies the transferred rows; none takes the recipe's.
+        rule: how to learn from tags: max (the paper), another rule's name, or package.module:function.
+        max_steps: updates of the weights; none takes the recipe's.
+        time_budget: train for about so long, such as 30m, 2h or 90s; the steps are counted from a trial.
+        batch_size: photos an update.
+        learning_rate: of the body's weights.
+        score_rate: times the learning rate, for the score layer.
+        momentum: of SGD.
+        weight_decay: on weights, not on biases.
+        schedule: constant, or linear down to 0.
+        longest_side: larger photos are made this small, pixels; none: 320, and 512 on CUDA.
+        flip: mirror half of the photos.
+        hold_out: share of the photos kept from training, to select the best model by their tags.
+        select_every: steps between selections; none: six in a run.
+        checkpoint_every: steps between checkpoints.
+        seed: of everything random.
+        device: auto, cpu, cuda or mps.
+        resume: go on where an earlier run into the same folder stopped.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    source: Path = field(metadata={"positional": True})
+    tags: Path | None = None
+    out: Path = Path("runs/train")
+    split: str | None = None
+    classes: tuple[str, ...] | None = None
+    tags_are: str = "complete"
+    no_background: bool = False
+    ignore_unknown_tags: bool = False
+    kind: str | None = None
+    mapping: Path | None = None
+    backbone: str = "auto"
+    weights: str = "imagenet"
+    output_stride: int | None = None
+    vgg_padding: str = "same"
+    score_scale: float | None = None
+    rule: str | None = None
+    max_steps: int | None = None
+    time_budget: str | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    score_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    longest_side: int | None = None
+    flip: bool = False
+    hold_out: float = 0.1
+    select_every: int | None = None
+    checkpoint_every: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Masks of photos, as palette PNG, with overlays to look at and a table of what to review first.
+
+    Attributes:
+        inputs: photos, folders (with all below them) or patterns.
+        model: model folder, as `milseg train` writes it.
+        out: folder for masks/, overlays/, predictions.csv and the other formats' files.
+        format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
+        tags: file with tags that are known; the classes it does not name for a photo are ruled out there. The result
+            says so.
+        adjust: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
+        max_pixels: larger photos are refused before decoding.
+        device: auto, cpu, cuda or mps.
+        resume: add the photos that an earlier run into the same folder did not finish.
+        overwrite: write into a folder that already holds files.
+    """
+
+    inputs: tuple[str, ...] = field(metadata={"positional": True})
+    model: Path
+    out: Path = Path("runs/masks")
+    format: tuple[str, ...] = ("png",)
+    tags: Path | None = None
+    adjust: str | None = None
+    max_pixels: int = 100_000_000
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Names that the other commands take: backbones, rules, sources, formats."""
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a duration such as 90s, 30m, 2h, 1h30m; a bare number is minutes.
+
+    >>> seconds_of("1h30m"), seconds_of("45")
+    (5400.0, 2700.0)
+    """
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if (
+        not parts
+        or "".join(a + b for a, b in parts) != text.strip()
+        or (len(parts) > 1 and "" in dict(parts).values())
+    ):
+        raise UserError(f"duration {text!r}: expected such as 90s, 30m or 1h30m")
+    return sum(float(amount) * units[unit or "m"] for amount, unit in parts)
 
 
 Options = TypeVar("Options")

@@ -86,7 +86,12 @@ def open_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     """
     with _opened(path, "photo", max_pixels) as image:
         image.load()
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image) or image))
+        return as_rgb(image)
+
+
+def as_rgb(image: Image.Image) -> UInt8:
+    """A Pillow image upright, in RGB, uint8 [H, W, 3]."""
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image) or image))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

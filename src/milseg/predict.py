@@ -70,7 +70,7 @@ def upsample(
 
 
 def top_class(scores: torch.Tensor) -> torch.Tensor:
-    """The class with the highest score at each place, uint8 [B, h, w]; ties go to the lowest, the background."""
+    """The class with the highest score at each place, uint8 [B, h, w]; ties go to the lowest (background)."""
     return scores.argmax(dim=1).to(torch.uint8)
 
 

@@ -29,7 +29,11 @@ from milseg.rules import RuleEntry, find_rule
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
-    """SGD's groups: weights with decay; biases at twice the rate without; the score layer at its own rate."""
+    """SGD's groups: weights with decay; biases at twice the rate without; the score layer at its own rate.
+
+    What has one dimension counts as a bias, a norm layer's scale too: the paper's network has none, and decay
+    would pull it towards a layer that passes nothing on.
+    """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -108,11 +112,11 @@ def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
     else:
         valid = model.valid_mask(batch.sizes, (scores.shape[-2], scores.shape[-1]))
         loss = entry.rule(scores, batch.tags, valid)
-    if loss.shape != (len(batch.names),):
-        raise UserError(
-            f"the rule gave a loss of shape {tuple(loss.shape)}; expected one number a bag, "
-            f"({len(batch.names)},)"
+    if not isinstance(loss, torch.Tensor) or loss.shape != (len(batch.names),):
+        found = (
+            f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"type {type(loss).__name__}"
         )
+        raise UserError(f"the rule gave a loss of {found}; expected one number a bag, ({len(batch.names)},)")
     return loss.mean()
 
 
@@ -177,8 +181,12 @@ def fit(
     start = 0
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        if resume and (out / "checkpoint.safetensors").exists():
-            start = load_state(out / "checkpoint.safetensors", model, optimiser, config=asdict(config))
+        checkpoint = out / "checkpoint.safetensors"
+        if not resume:
+            # One left by an earlier run must not be what a later resume goes on from.
+            checkpoint.unlink(missing_ok=True)
+        elif checkpoint.exists():
+            start = load_state(checkpoint, model, optimiser, config=asdict(config))
             history = _read_metrics(out / "metrics.jsonl", before=start)
         _write_metrics(out / "metrics.jsonl", history)
 
@@ -197,11 +205,11 @@ def fit(
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise UserError(
-                    f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the learning "
-                    f"rate (it was {rate:g})"
+                    f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the "
+                    f"learning rate (it was {rate:g})"
                 )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             now = time.monotonic()
             record = {

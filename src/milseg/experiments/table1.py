@@ -123,7 +123,8 @@ def run_table1(
 def gain(rows: list[Row]) -> float:
     """MIL-FCN over the baseline with classifier; the paper's is 1.91 on VOC 2011 val."""
     iu = {row["approach"]: row["mean_iu"] for row in rows}
-    return float(iu["mil-fcn"] / iu["baseline"]) if iu["baseline"] else math.nan
+    # A score of 0, or none (no true pixel at all), has no multiple.
+    return float(iu["mil-fcn"] / iu["baseline"]) if iu["baseline"] and iu["mil-fcn"] is not None else math.nan
 
 
 def _row(out: Path, resume: bool, approach: str, compute: Callable[[], Row]) -> Row:
@@ -172,7 +173,7 @@ def _no_classifier(experiment: Experiment, device: torch.device, progress: bool)
         zero,
         "image labels of the classifier",
         **labels,
-        mean_iu_random_start=random.mean_iu,
+        mean_iu_random_start=random.to_json()["mean_iu"],
     )
 
 
@@ -241,7 +242,7 @@ def _write_results(experiment: Experiment, rows: list[Row], out: Path) -> None:
             "train": {"name": experiment.train.name, "photos": len(experiment.train)},
             "val": {"name": experiment.val.name, "photos": len(experiment.val)},
             "tags_from": experiment.train.tags_from,
-            "gain": gain(rows),
+            "gain": None if math.isnan(gain(rows)) else gain(rows),
             "paper_gain": 1.91,
             "command": experiment.command,
             "milseg_version": __version__,
@@ -276,8 +277,8 @@ def table_markdown(experiment: Experiment, rows: list[Row]) -> str:
     random = next(row["mean_iu_random_start"] for row in rows if "mean_iu_random_start" in row)
     lines += [
         "",
-        f"MIL-FCN is {gain(rows):.2f} times the baseline with classifier (paper: 1.91 on VOC 2011 val, 1.96 on "
-        "test).",
+        f"MIL-FCN is {gain(rows):.2f} times the baseline with classifier (paper: 1.91 on VOC 2011 val, 1.96 "
+        "on test).",
         f"No classifier, with a small random score layer in place of zeros: {figure(random)}.",
         "Literal reading: the coarse top class interpolated, in place of the scores. Seconds: training, else "
         "scoring.",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -13,65 +13,14 @@ from milseg.checkpoint import ModelSpec
 from milseg.devices import pick_device
 from milseg.errors import UserError
 from milseg.experiments.table1 import Experiment, Row, prepare_folder, run_table1
-from milseg.models.backbones import backbone_row
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
-from milseg.options import TrainConfig, VocOptions, overridden
+from milseg.options import VocOptions, overridden
+from milseg.recipes import recipe_for
 from milseg.rules import find_rule
 from milseg.sources.voc import PAIRS, default_pair, read_voc, require_disjoint
 
 RUN_ONLY = ("out", "device", "resume", "overwrite")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a backbone is trained on VOC.
-
-    Attributes:
-        mil: MIL-FCN.
-        oracle_learning_rate: the oracle's own; everything else is as for MIL-FCN.
-        output_stride: pixels a place.
-        score_scale: multiplies the transferred rows (see `VocOptions`).
-        note: where the numbers come from.
-    """
-
-    mil: TrainConfig
-    oracle_learning_rate: float
-    output_stride: int
-    score_scale: float = 1.0
-    note: str
-
-
-def paper_recipe() -> Recipe:
-    """The paper's setting ("Experiments"): SGD, learning rate 1e-4, momentum 0.9, weight decay 5e-4, 10,000
-    steps.
-
-    Command: `milseg reproduce voc --root VOCDIR`. Paper: 25.05 mean IU on VOC 2011 val. Not measured here:
-    VGG-16's weights are a download of 528 MB.
-    """
-    return Recipe(
-        mil=TrainConfig(),
-        oracle_learning_rate=1e-4,
-        output_stride=32,
-        note="the paper's setting (learning rate 1e-4)",
-    )
-
-
-RECIPES: dict[str, Recipe] = {"vgg16": paper_recipe()}
-
-
-def recipe_for(backbone: str) -> Recipe:
-    """The backbone's recipe; one without its own takes the paper's at its network's own stride."""
-    row = backbone_row(backbone)
-    if backbone in RECIPES:
-        return RECIPES[backbone]
-    paper = paper_recipe()
-    return Recipe(
-        mil=paper.mil,
-        oracle_learning_rate=paper.oracle_learning_rate,
-        output_stride=row.strides[0],
-        note="the paper's setting for VGG-16, not tuned for this network",
-    )
 
 
 def _sets(options: VocOptions) -> tuple[str, str]:
@@ -156,6 +105,7 @@ def make_experiment(options: VocOptions) -> Experiment:
                     parameter.mul_(scale)
         return model.eval()
 
+    start("zero")  # weights that are missing or of another network stop the run here
     settings = {
         k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k not in RUN_ONLY
     }

@@ -195,7 +195,7 @@ def _dilate(parent: nn.Module, wanted: int, *, stride: int, dilation: int) -> tu
             step = _one(child.stride)
             keep = stride * step <= wanted
             if isinstance(child, nn.Conv2d):
-                child.dilation = (_one(child.dilation) * dilation,) * 2  # type: ignore[arg-type]
+                child.dilation = (_one(child.dilation) * dilation,) * 2
                 child.padding = (_one(child.padding) * dilation,) * 2  # type: ignore[arg-type]
                 child.stride = child.stride if keep else (1, 1)
             elif not keep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +103,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         if suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch's about odd files: ours says what to do
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError) as error:
         raise UserError(f"{path}: damaged or cut short ({_first_line(error)}); copy it again") from None
     except Exception as error:  # on hostile bytes the unpickler raises nearly anything

@@ -76,6 +76,8 @@ def find_rule(name: str) -> RuleEntry:
             raise unknown_name("rule", name, RULES)
         return RULES[name]
     module_name, _, function_name = name.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise UserError(f"rule {name!r}: expected package.module:function")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

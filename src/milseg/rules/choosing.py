@@ -114,7 +114,7 @@ def mil_loss(
 
     Source: paper, "Multi-class MIL loss".
 
-    Example: two places, background and one class; each class's best place has p = 2/3, so the loss is log(3/2).
+    Example: two places, background and one class; each class's best place has p = 2/3: log(3/2).
         >>> s = torch.tensor([[[[0.6931, 0.0]], [[0.0, 0.6931]]]])
         >>> valid = torch.ones(1, 1, 2, dtype=torch.bool)
         >>> round(float(mil_loss(s, torch.tensor([[1, 1]]), valid)), 3)

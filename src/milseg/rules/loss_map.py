@@ -73,9 +73,9 @@ def shown_weights(
 
     Example:
         >>> scores, tags = torch.zeros(1, 2, 1, 1), torch.ones(1, 2)
-        >>> rule = lambda s: weighted_loss(loss_map(s, tags), torch.ones(1, 2, 1, 1))
-        >>> shown_weights(rule, scores, tags).flatten()
-        tensor([1., 1.])
+        >>> first = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+        >>> shown_weights(lambda s: weighted_loss(loss_map(s, tags), first), scores, tags).flatten()
+        tensor([1., 0.])
     """
     leaf = scores.detach().requires_grad_()
     (g,) = torch.autograd.grad(rule(leaf).sum(), leaf)

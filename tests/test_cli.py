@@ -1,0 +1,578 @@
+"""The command line: help, settings, and a user's mistakes as one message with exit status 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import milseg.commands
+from milseg import __version__
+from milseg.checkpoint import ModelSpec, save_model
+from milseg.cli import COMMANDS, GROUPS, main, parse
+from milseg.errors import UserError
+from milseg.models.backbones import make_classifier
+from milseg.options import DigitsOptions, EvaluateOptions, VocOptions
+
+if TYPE_CHECKING:
+    from conftest import SmallVoc
+
+VOC = "reproduce voc"
+DIGITS = "reproduce digits"
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def status(arguments: str | list[Any]) -> int:
+    words = arguments.split() if isinstance(arguments, str) else [str(word) for word in arguments]
+    try:
+        return main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], arguments: str | list[Any]) -> str:
+    """The message of a command that must fail as a user's mistake does, progress bars left out."""
+    assert status(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in re.split(r"[\r\n]+", err) if line and not re.search(r"\d+%\||\| \d+/\d+", line)]
+    starts = [line for line in lines if line.startswith("milseg")]
+    assert len(starts) == 1, err
+    assert starts[0] == lines[0], err
+    return "\n".join(lines)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# help and version
+
+
+@pytest.mark.parametrize("words", ["", *GROUPS, *COMMANDS])
+def test_help_reads_well(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert status(f"{words} --help") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"usage: milseg {words}".rstrip())
+    for noise in ("<class", "<function", "type:", "[options]", "null", "SUPPRESS", "\b", "print_config"):
+        assert noise not in out
+    text = " ".join(out.split())
+    if words == VOC:
+        assert "--max-steps N updates of MIL-FCN" in text
+        assert "as the challenge's archives unpack (required)" in text
+        assert "or convnext_tiny (default: vgg16)" in text
+        assert "--classes A,B,..." in text
+        assert "--print-config print the settings" in text
+
+
+@pytest.mark.parametrize("words", [DIGITS, VOC, "evaluate", "voc-results"])
+def test_every_setting_has_its_option_and_its_help(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    status(f"{words} --help")
+    out = capsys.readouterr().out
+    for name in COMMANDS[words][0].__dataclass_fields__:
+        assert re.search(rf"^  --{name.replace('_', '-')}\b.*(\n   |   )", out, flags=re.MULTILINE), name
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("--version") == 0
+    assert capsys.readouterr().out == f"milseg {__version__}\n"
+
+
+def test_help_as_a_program_is_quick_and_loads_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "milseg", "reproduce", "voc", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "--backbone" in done.stdout
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "jsonargparse" in loaded
+    assert loaded.isdisjoint({"torch", "torchvision", "numpy", "PIL", "matplotlib", "sklearn"})
+
+
+def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
+    for name in ("pred", "truth"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.ones((2, 2), dtype=np.uint8)).save(tmp_path / name / "a.png")
+    (tmp_path / "pred" / "labels.json").write_text('{"classes": ["background", "cat"]}')
+    words = ["evaluate", "--pred", str(tmp_path / "pred"), "--truth", str(tmp_path / "truth")]
+    read, write = os.pipe()
+    os.close(read)
+    # Buffered, as output to a pipe is: the failure comes only when the buffer is written.
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", "milseg", *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env=buffered,
+        text=True,
+        timeout=60,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# settings
+
+
+def test_options_become_settings() -> None:
+    words, settings = parse(
+        [
+            "reproduce",
+            "voc",
+            "--root=/a",
+            "--classes",
+            "cat, dog",
+            "--max-steps",
+            "5",
+            "--learning-rate",
+            "1e-3",
+        ]
+    )
+    assert words == VOC
+    assert settings == VocOptions(root=Path("/a"), classes=("cat", "dog"), max_steps=5, learning_rate=1e-3)
+    assert parse(["reproduce", "digits"])[1] == DigitsOptions()
+    assert parse(["reproduce", "digits", "--ablations", "--seed", "3"])[1] == DigitsOptions(
+        ablations=True, seed=3
+    )
+    assert parse(["evaluate", "--json", "--reading", "labels"])[1] == EvaluateOptions(
+        json=True, reading="labels"
+    )
+
+
+def test_a_configuration_file_gives_settings_and_options_go_before_it(in_tmp: Path) -> None:
+    Path("a.yaml").write_text("root: /b\nclasses: [cat, dog]\nmax_steps: 7\nyear: null\nresume: true\n")
+    expected = {"root": Path("/b"), "classes": ("cat", "dog"), "resume": True}
+    assert parse(["reproduce", "voc", "--config", "a.yaml"])[1] == VocOptions(max_steps=7, **expected)
+    both = parse(["reproduce", "voc", "--config", "a.yaml", "--max-steps", "9"])[1]
+    assert both == VocOptions(max_steps=9, **expected)
+    Path("b.yaml").write_text("root: /b\nclasses: cat,dog\n")
+    assert parse(["reproduce", "voc", "--config", "b.yaml"])[1].classes == ("cat", "dog")
+
+
+def test_print_config_is_what_config_takes(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
+    words = [
+        "reproduce",
+        "voc",
+        "--root",
+        "/a",
+        "--classes",
+        "cat,dog",
+        "--score-scale",
+        "0.5",
+        "--overwrite",
+    ]
+    assert status([*words, "--print-config"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert yaml.safe_load(out)["classes"] == ["cat", "dog"]
+    Path("a.yaml").write_text(out)
+    assert parse(["reproduce", "voc", "--config", "a.yaml"])[1] == parse(words)[1]
+    # Without an option that must be given it still prints.
+    assert status([*words[:2], "--print-config"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "milseg: expected one of "),
+        ("reproduce", "expected one of digits,voc"),
+        ("reproduec", "invalid choice: 'reproduec'"),
+        (f"{VOC}", "milseg reproduce voc: --root is missing"),
+        ("voc-results --root a", "milseg voc-results: --model is missing"),
+        (f"{VOC} --root a --clases cat", "milseg reproduce voc: unrecognized arguments: --clases cat"),
+        (f"{VOC} --root a --max_steps 3", "unrecognized arguments: --max_steps 3"),
+        (
+            f"{VOC} --root a --seed x",
+            "milseg reproduce voc: argument --seed: invalid whole number value: 'x'",
+        ),
+        (f"{VOC} --root a --year 20.5", "argument --year: invalid whole number value: '20.5'"),
+        (f"{VOC} --root a --learning-rate fast", "argument --learning-rate: invalid number value: 'fast'"),
+        (f"{VOC} --root a --seed -1", "--seed -1: expected 0 to"),
+        (f"{DIGITS} --seed -1", "--seed -1: expected 0 to"),
+        (f"{DIGITS} --seed 4294967296", "--seed 4294967296: expected 0 to 4294967295"),
+        (f"{DIGITS} --max-steps", "milseg reproduce digits: argument --max-steps: expected one argument"),
+        (f"{DIGITS} --max-steps 0", "milseg: --max-steps 0: expected 1 or more"),
+        (f"{DIGITS} --scenes 3", "--scenes 3: expected 4 or more"),
+        (f"{DIGITS} --resume=maybe", "argument --resume"),
+        (f"{DIGITS} more", "unrecognized arguments: more"),
+        (f"{DIGITS} --device gpu", "--device gpu: not on this machine; it has: auto, cpu"),
+        (f"{DIGITS} --config none.yaml", "none.yaml: cannot be read as YAML (No such file or directory)"),
+        ("evaluate", "milseg: give either --pred with --truth"),
+        ("evaluate --pred a", "give either --pred with --truth"),
+        ("evaluate --pred a --truth b --model c", "give either --pred with --truth"),
+    ],
+)
+def test_mistakes_in_the_options(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, arguments: str, message: str
+) -> None:
+    text = mistake(capsys, arguments)
+    assert message in text
+    assert "Parser key" not in text
+    assert "<class" not in text
+    assert files_below(in_tmp) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max-steps: 3", "a.yaml: unknown setting 'max-steps'; did you mean 'max_steps'"),
+        ("colour: red", "a.yaml: unknown setting 'colour'"),
+        ("max_steps: x", "a.yaml: max_steps: 'x' is not a whole number"),
+        ("max_steps: 2.5", "a.yaml: max_steps: 2.5 is not a whole number"),
+        ("ablations: maybe", "a.yaml: ablations is 'maybe'; expected true or false"),
+        ("seed: [1", "a.yaml: cannot be read as YAML"),
+        ("seed: !!python/object/apply:os.mkdir [bomb]", "a.yaml: cannot be read as YAML"),
+        ("- seed", "a.yaml: expected settings, one a line"),
+        ("", "a.yaml: expected settings, one a line"),
+        ("seed: -4", "--seed -4: expected 0 to"),
+    ],
+)
+def test_mistakes_in_a_configuration_file(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, text: str, message: str
+) -> None:
+    Path("a.yaml").write_text(text)
+    assert message in mistake(capsys, f"{DIGITS} --config a.yaml")
+    assert files_below(in_tmp) == ["a.yaml"]
+
+
+# interruptions and bugs
+
+
+def test_an_interruption_is_status_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, in_tmp: Path
+) -> None:
+    def interrupted(options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(milseg.commands, "digits", interrupted)
+    assert status(DIGITS) == 130
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+def test_a_request_to_end_is_an_interruption(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
+    monkeypatch.setattr(milseg.commands, "digits", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+    assert status(DIGITS) == 130
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
+    def broken(options: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(milseg.commands, "digits", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(DIGITS.split())
+    assert issubclass(UserError, ValueError)
+
+
+# reproduce voc: what may be wrong with the input
+
+
+def voc_words(root: Path, weights: Path, *more: Any) -> list[Any]:
+    """A run of `reproduce voc` of two steps."""
+    return [
+        *(
+            "reproduce",
+            "voc",
+            "--root",
+            root,
+            "--classes",
+            "cat,dog",
+            "--backbone",
+            "tiny",
+            "--weights",
+            weights,
+        ),
+        *("--max-steps", 1, "--batch-size", 2, "--out", "out", *more),
+    ]
+
+
+def test_folders_without_voc_are_named(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, tiny_weights: Path
+) -> None:
+    text = mistake(capsys, voc_words(in_tmp / "none", tiny_weights))
+    assert f"{in_tmp / 'none'}: no such folder; expected a folder that holds VOCdevkit" in text
+    (in_tmp / "empty").mkdir()
+    assert "empty: no PASCAL VOC in it" in mistake(capsys, voc_words(in_tmp / "empty", tiny_weights))
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--classes", "cat,dgo"], "unknown VOC class 'dgo'; did you mean 'dog'"),
+        (["--classes", "cat,cat"], "'cat' is given twice"),
+        (["--backbone", "vgg61"], "unknown backbone 'vgg61'; did you mean 'vgg16'"),
+        (["--train-set", "trian"], "unknown set 'trian'; did you mean 'train'"),
+        (["--val-set", "train", "--train-set", "train"], "share 4 photos"),
+        (["--year", 2011], "holds VOC2012; the set 'train' of VOC 2011 needs the folder VOC2011"),
+        (["--sbd", "none"], "none"),
+        (["--tags", "none.csv"], "none.csv: no such tag file"),
+        (["--output-stride", 3], "tiny has no output stride 3; choose one of 4, 2"),
+        (["--vgg-padding", "pad100"], "tiny has no fc6 to pad"),
+        (["--vgg-padding", "pad"], "unknown VGG padding 'pad'"),
+        (["--schedule", "lineal"], "unknown schedule 'lineal'; did you mean 'linear'"),
+        (["--score-scale", 0], "--score-scale 0.0: expected a number above 0"),
+        (["--batch-size", 0], "batch_size is 0; expected 1 or more"),
+        (["--learning-rate", -1], "learning_rate is -1.0; expected a number above 0"),
+        (["--device", "tpu"], "--device tpu: not on this machine"),
+        (["--rule", "maxx"], "unknown rule 'maxx'; did you mean 'max'"),
+        (["--rule", "oracle"], "--rule oracle: learns from masks"),
+        (["--rule", "no_such_module_here:rule"], "no module 'no_such_module_here'"),
+        (["--rule", "json:no_rule"], "module 'json' has no function 'no_rule'"),
+        (["--rule", ":rule"], "rule ':rule': expected package.module:function"),
+        (["--rule", "json:"], "rule 'json:': expected package.module:function"),
+        (["--rule", ".json:loads"], "rule '.json:loads': expected package.module:function"),
+    ],
+)
+def test_names_and_numbers_that_do_not_fit(
+    capsys: pytest.CaptureFixture[str],
+    in_tmp: Path,
+    small_voc: SmallVoc,
+    tiny_weights: Path,
+    more: list[Any],
+    message: str,
+) -> None:
+    assert message in mistake(capsys, voc_words(small_voc.root, tiny_weights, *more))
+    assert files_below(in_tmp) == []
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("bomb",))
+
+
+def bad_weights(kind: str, good: Path) -> Path:
+    data = good.read_bytes()
+    if kind == "truncated":
+        Path("cut.safetensors").write_bytes(data[: len(data) // 2])
+        return Path("cut.safetensors")
+    if kind == "a text":
+        Path("text.safetensors").write_text("no weights at all, only words")
+        return Path("text.safetensors")
+    if kind == "a pickle with code":
+        Path("bomb.pth").write_bytes(pickle.dumps({"a": Bomb()}))
+        return Path("bomb.pth")
+    if kind == "of another network":
+        save_file(make_classifier("squeezenet1_0", 1000).state_dict(), "other.safetensors")
+        return Path("other.safetensors")
+    if kind == "of too few classes":
+        save_file(make_classifier("tiny", 10).state_dict(), "ten.safetensors")
+        return Path("ten.safetensors")
+    if kind == "not finite":
+        state = load_file(good)
+        state["classifier.bias"][0] = float("nan")
+        save_file(state, "nan.safetensors")
+        return Path("nan.safetensors")
+    return Path("nowhere.safetensors" if kind == "missing" else "weights.onnx")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "nowhere.safetensors: no such weights file"),
+        ("unknown type", "weights.onnx: weights must be 'imagenet' or a file that ends in .safetensors"),
+        ("truncated", "cut.safetensors: damaged or cut short"),
+        ("a text", "text.safetensors: damaged or cut short"),
+        ("a pickle with code", "bomb.pth: not a plain table of tensors"),
+        ("of another network", "other.safetensors: not a tiny in torchvision's layout"),
+        ("of too few classes", "ten.safetensors: a classifier of 10 classes where 1000 were expected"),
+        ("not finite", "nan.safetensors: classifier.bias holds values that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_stop_the_run_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str],
+    in_tmp: Path,
+    small_voc: SmallVoc,
+    tiny_weights: Path,
+    kind: str,
+    message: str,
+) -> None:
+    weights = bad_weights(kind, tiny_weights)
+    assert message in mistake(capsys, voc_words(small_voc.root, weights))
+    assert not Path("out").exists()
+    assert not Path("bomb").exists()
+
+
+def test_a_photo_cut_short_is_named_and_resume_goes_on_once_it_is_whole(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    whole = small_voc.photo("v1").read_bytes()
+    small_voc.photo("v1").write_bytes(whole[: len(whole) // 3])
+    words = voc_words(small_voc.root, tiny_weights)
+    text = mistake(capsys, words)
+    assert f"{small_voc.photo('v1')}: damaged or cut short" in text
+    assert "replace the file or leave it out" in text
+    assert files_below(Path("out")) == ["config.yaml", "rows/all-background.json"]
+    small_voc.photo("v1").write_bytes(whole)
+    # The message of a second try says how to go on.
+    assert "out: already holds files; --resume goes on with that run" in mistake(capsys, words)
+    assert status([*words, "--resume"]) == 0
+    assert "table1.json" in files_below(Path("out"))
+
+
+def test_a_training_photo_cut_short_leaves_nothing_half_written(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    small_voc.photo("t2").write_bytes(small_voc.photo("t2").read_bytes()[:500])
+    assert status(voc_words(small_voc.root, tiny_weights, "--batch-size", 4)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith(f"milseg: {small_voc.photo('t2')}: damaged or cut short")
+    found = files_below(Path("out"))
+    assert "table1.json" not in found
+    assert [name for name in found if "tmp" in name] == []
+
+
+def test_a_mask_of_another_size_is_named(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    small_voc.write_mask("v0", np.zeros((41, 49), dtype=np.uint8))
+    text = mistake(capsys, voc_words(small_voc.root, tiny_weights))
+    assert f"{small_voc.mask('v0')}: mask of 49 x 41 pixels for a photo of 50 x 41" in text
+    assert "export the mask again" in text
+
+
+def test_a_mask_cut_short_is_named(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    small_voc.mask("v0").write_bytes(small_voc.mask("v0").read_bytes()[:-40])
+    assert f"{small_voc.mask('v0')}: damaged" in mistake(capsys, voc_words(small_voc.root, tiny_weights))
+
+
+def test_a_full_folder_is_refused_without_a_word_about_it(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    Path("out").mkdir()
+    Path("out/mine.txt").write_text("keep")
+    text = mistake(capsys, voc_words(small_voc.root, tiny_weights))
+    assert "out: already holds files; --resume goes on with that run, --overwrite starts anew" in text
+    assert files_below(Path("out")) == ["mine.txt"]
+    Path("file").touch()
+    assert "file" in mistake(capsys, [*voc_words(small_voc.root, tiny_weights), "--out", "file"])
+
+
+def test_ones_own_rule_lies_in_the_current_folder(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    Path("rule_of_mine.py").write_text(
+        "from milseg.rules import mil_loss\n"
+        "CALLS = []\n\n\n"
+        "def rule(scores, tags, valid, **given):\n"
+        "    CALLS.append(tuple(scores.shape))\n"
+        "    return mil_loss(scores, tags, valid)\n"
+    )
+    try:
+        assert status(voc_words(small_voc.root, tiny_weights, "--rule", "rule_of_mine:rule")) == 0
+        import rule_of_mine  # type: ignore[import-not-found]
+
+        assert rule_of_mine.CALLS == [(2, 3, 11, 13)]
+    finally:
+        sys.modules.pop("rule_of_mine", None)
+    out = capsys.readouterr().out
+    assert "mil-fcn" not in out
+    assert re.search(r"MIL-FCN +\d+\.\d\d +image tags \(XML annotations\)", out)
+    assert "--rule rule_of_mine:rule" in json.loads(Path("out/table1.json").read_text())["command"]
+
+
+# evaluate and voc-results
+
+
+def test_evaluate_names_the_missing_folder(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
+    assert "none: no such folder" in mistake(capsys, "evaluate --pred none --truth none2")
+    Path("none").mkdir()
+    assert "none: holds no PNG masks" in mistake(capsys, "evaluate --pred none --truth none2")
+    Image.fromarray(np.ones((2, 2), dtype=np.uint8)).save("none/a.png")
+    assert "none2: no such folder" in mistake(capsys, "evaluate --pred none --truth none2")
+
+
+@pytest.fixture
+def folders(in_tmp: Path) -> Path:
+    """Predictions and truth of two masks: IU of background 3/4, of cat 1/2."""
+    for name in ("pred", "truth"):
+        Path(name).mkdir()
+    Path("pred/labels.json").write_text('{"classes": ["background", "cat"]}')
+    for stem, predicted, true in (("a", [[0, 1]], [[0, 1]]), ("b", [[0, 1, 0]], [[0, 0, 255]])):
+        Image.fromarray(np.array(predicted, dtype=np.uint8)).save(f"pred/{stem}.png")
+        Image.fromarray(np.array(true, dtype=np.uint8)).save(f"truth/{stem}.png")
+    return in_tmp
+
+
+def test_evaluate_folders(capsys: pytest.CaptureFixture[str], folders: Path) -> None:
+    assert status("evaluate --pred pred --truth truth") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "| cat | 50.00 |" in out
+    assert status("evaluate --pred pred --truth truth --json --out deep/scores.json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(Path("deep/scores.json").read_text())
+    assert printed["per_class_iu"] == {"background": pytest.approx(200 / 3), "cat": 50.0}
+    assert (printed["predictions"], printed["truth"]) == ("pred", "truth")
+
+
+@pytest.mark.parametrize("option", ["--labels", "--names"])
+def test_evaluate_names_what_is_missing(
+    capsys: pytest.CaptureFixture[str], folders: Path, option: str
+) -> None:
+    assert "none.txt: no such" in mistake(capsys, f"evaluate --pred pred --truth truth {option} none.txt")
+
+
+def test_evaluate_masks_of_another_size(capsys: pytest.CaptureFixture[str], folders: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), dtype=np.uint8)).save("pred/a.png")
+    text = mistake(capsys, "evaluate --pred pred --truth truth --out scores.json")
+    assert f"{Path('pred/a.png')}: 2 x 2 pixels, but {Path('truth/a.png')} has 2 x 1" in text
+    assert not Path("scores.json").exists()
+
+
+@pytest.fixture
+def model(in_tmp: Path) -> Path:
+    spec = ModelSpec(backbone="tiny", classes=("background", "cat", "dog"))
+    save_model(Path("model"), spec.build(), spec)
+    return Path("model")
+
+
+def test_evaluate_a_model(capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc) -> None:
+    words = ["evaluate", "--model", model, "--root", small_voc.root, "--json"]
+    assert status(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["set"], found["supervision"], found["reading"]) == ("VOC2012 val", "tags", "scores")
+    assert found["photos"] == 2
+    assert "unknown reading 'label'" in mistake(capsys, [*words, "--reading", "label"])
+    Path("model/model.safetensors").write_bytes(b"short")
+    assert "model.safetensors: damaged or cut short" in mistake(capsys, words)
+    assert "none" in mistake(capsys, ["evaluate", "--model", "none", "--root", small_voc.root])
+
+
+def test_voc_results(capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc) -> None:
+    words = ["voc-results", "--model", model, "--root", small_voc.root, "--out", "results"]
+    assert status(words) == 0
+    assert "1 masks in" in capsys.readouterr().out
+    assert files_below(Path("results")) == [
+        "results.tgz",
+        "results/VOC2012/Segmentation/comp6_test_cls/x0.png",
+    ]
+    assert "results: already holds files" in mistake(capsys, words)
+    assert status([*words, "--overwrite"]) == 0
+    capsys.readouterr()
+    assert "unknown VOC competition" in mistake(capsys, [*words[:-1], "other", "--competition", "comp7"])

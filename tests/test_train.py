@@ -1,0 +1,506 @@
+"""The training loop: its batches, its one step, and that a stopped run goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import milseg.bags
+from milseg.bags import Bag, BagSet, collate, load_batch
+from milseg.checkpoint import load_state
+from milseg.errors import UserError
+from milseg.models.backbones import build_fcn
+from milseg.models.fcn import FCN
+from milseg.options import TrainConfig
+from milseg.rules import RuleEntry, find_rule, mil_loss
+from milseg.train import batch_at, batch_loss, fit, learning_rate_at, parameter_groups
+
+CLASSES = ("background", "red", "blue")
+QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
+
+
+def toy(count: int = 5, side: int = 16, *, mask: bool | Path = True) -> BagSet:
+    """Grey photos with a red or a blue square somewhere."""
+    random = np.random.default_rng(0)
+    bags = []
+    for i in range(count):
+        photo = random.integers(100, 140, (side, side, 3)).astype(np.uint8)
+        number = 1 + i % 2
+        top, left = random.integers(0, side // 2, 2)
+        square = (slice(top, top + side // 2), slice(left, left + side // 2))
+        photo[square] = (230, 20, 20) if number == 1 else (20, 20, 230)
+        truth = np.zeros((side, side), dtype=np.uint8)
+        truth[square] = number
+        tags = (1, int(number == 1), int(number == 2))
+        bags.append(Bag(name=f"b{i}", photo=photo, tags=tags, mask=mask if isinstance(mask, Path) else truth))
+        if mask is False:
+            bags[-1] = replace(bags[-1], mask=None)
+    return BagSet(name="toy", classes=CLASSES, bags=tuple(bags), tags_from="generator")
+
+
+def tiny(seed: int = 0) -> FCN:
+    return build_fcn("tiny", 3, seed=seed)
+
+
+def pointwise(classes: int = 3, seed: int = 0) -> FCN:
+    """A network that looks at each pixel alone: padding cannot leak into a photo."""
+    torch.manual_seed(seed)
+    return FCN(nn.Sequential(), nn.Sequential(), nn.Conv2d(3, classes, 1))
+
+
+def weights(model: FCN) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def kept(history: list[dict[str, float]]) -> list[tuple[float, float, float]]:
+    """What of a record does not depend on the clock."""
+    return [(r["step"], r["loss"], r["learning_rate"]) for r in history]
+
+
+def read_metrics(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+# parameter groups and learning rate
+
+
+def test_biases_learn_twice_as_fast_without_decay_and_the_score_layer_at_its_own_rate() -> None:
+    model = build_fcn("squeezenet1_0", 3)
+    config = TrainConfig(weight_decay=0.25, score_rate=10.0)
+    told = {}
+    for group in parameter_groups(model, config):
+        for parameter in group["params"]:
+            told[id(parameter)] = (group["factor"], group["weight_decay"])
+    names = dict(model.named_parameters())
+    assert len(told) == len(names)
+    for name, parameter in names.items():
+        factor = (2.0 if name.endswith(".bias") else 1.0) * (10.0 if name.startswith("score_layer") else 1.0)
+        assert told[id(parameter)] == (factor, 0.0 if name.endswith(".bias") else 0.25), name
+
+
+def test_a_norm_layers_scale_and_shift_are_treated_as_biases() -> None:
+    """The paper's VGG has none. Decay would pull a scale towards 0, a layer that passes nothing on."""
+    model = tiny()
+    one_dimensional = {
+        id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+    }
+    assert one_dimensional
+    for group in parameter_groups(model, TrainConfig()):
+        if one_dimensional & {id(p) for p in group["params"]}:
+            assert (group["factor"], group["weight_decay"]) == (2.0, 0.0)
+
+
+def test_parameters_that_are_held_fixed_are_in_no_group() -> None:
+    model = tiny()
+    model.body.requires_grad_(False)
+    groups = parameter_groups(model, TrainConfig())
+    assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in model.score_layer.parameters()}
+
+
+def test_learning_rate() -> None:
+    constant = TrainConfig(learning_rate=0.5, max_steps=4)
+    assert [learning_rate_at(step, constant) for step in range(4)] == [0.5] * 4
+    linear = replace(constant, schedule="linear")
+    assert [learning_rate_at(step, linear) for step in range(4)] == [0.5, 0.375, 0.25, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0"),
+        ({"max_steps": -1}, "max_steps is -1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate is nan"),
+        ({"schedule": "lineal"}, "did you mean 'linear'"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**settings)
+
+
+# batches
+
+
+def test_every_bag_once_an_epoch_and_batches_span_epochs() -> None:
+    config = TrainConfig(batch_size=3, max_steps=100)
+    seen = [i for step in range(7) for i in batch_at(step, 7, config)[0]]
+    epochs = [seen[start : start + 7] for start in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_a_batch_larger_than_the_set_holds_bags_several_times() -> None:
+    indices, flips = batch_at(0, 2, TrainConfig(batch_size=5))
+    assert sorted(Counter(indices).values()) == [2, 3]
+    assert flips == [False] * 5
+
+
+def test_batches_depend_on_seed_and_step_alone() -> None:
+    config = TrainConfig(batch_size=4, flip=True)
+    forward = [batch_at(step, 50, config) for step in range(40)]
+    assert [batch_at(step, 50, config) for step in reversed(range(40))] == forward[::-1]
+    other = [batch_at(step, 50, replace(config, seed=1)) for step in range(40)]
+    assert sum(a[0] == b[0] for a, b in zip(forward, other, strict=True)) <= 1
+    flips = [flip for _, batch in forward for flip in batch]
+    assert 50 < sum(flips) < 110  # of 160: half, more or less
+    # Where a photo comes again, its flip is drawn anew.
+    drawn = {(i, f) for indices, batch in forward for i, f in zip(indices, batch, strict=True)}
+    assert len(drawn) > 60
+
+
+# one step
+
+
+@pytest.mark.parametrize("rule", ["max", "oracle"])
+def test_two_steps_equal_a_loop_written_by_hand(rule: str) -> None:
+    bags, model, twin = toy(4), tiny(), tiny()
+    config = TrainConfig(
+        rule=rule, max_steps=2, batch_size=4, learning_rate=1e-2, score_rate=3.0, weight_decay=0.1
+    )
+    history = fit(model, bags, config, progress=False)
+
+    twin.train()
+    velocity = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
+    for step in range(2):
+        indices, _ = batch_at(step, 4, config)
+        batch = load_batch(bags, indices, with_masks=True)
+        scores = twin(batch.images)
+        if rule == "oracle":
+            # Place i is centred on pixel 4 i; the last pixels lie beyond the last centre.
+            across = (torch.arange(16) / 4).clamp(0, 3)
+            matrix = (1 - (across[:, None] - torch.arange(4)[None]).abs()).clamp_min(0)
+            fine = torch.einsum("yi,bcij,xj->bcyx", matrix, scores, matrix)
+            assert batch.masks is not None
+            loss = nn.functional.cross_entropy(fine, batch.masks.long())
+        else:
+            log_p = scores.log_softmax(dim=1)
+            losses = []
+            for b in range(4):
+                present = [c for c in range(3) if batch.tags[b, c] == 1]
+                losses.append(-sum(log_p[b, c].max() for c in present) / len(present))
+            loss = torch.stack(losses).mean()
+        torch.testing.assert_close(history[step]["loss"], float(loss.detach()), rtol=1e-5, atol=1e-6)
+        gradients = torch.autograd.grad(loss, list(twin.parameters()))
+        with torch.no_grad():
+            for (name, p), gradient in zip(twin.named_parameters(), gradients, strict=True):
+                weight = p.ndim > 1
+                velocity[name] = 0.9 * velocity[name] + gradient + (0.1 * p if weight else 0.0)
+                rate = 1e-2 * (1.0 if weight else 2.0) * (3.0 if name.startswith("score_layer") else 1.0)
+                p -= rate * velocity[name]
+    for (name, found), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("rule", ["max", "average", "oracle", "binary-max"])
+def test_padding_changes_no_loss(rule: str) -> None:
+    """Photos of two sizes in one batch: the mean of their losses by themselves."""
+    model = pointwise()
+    photos = [torch.randn(3, *size, generator=torch.Generator().manual_seed(1)) for size in ((3, 7), (5, 2))]
+    masks = [np.ones((3, 7), dtype=np.uint8), np.full((5, 2), 2, dtype=np.uint8)]
+    tags = [(1, 1, 0), (1, 0, 1)]
+    entry = find_rule(rule)
+    both = batch_loss(model, collate(photos, tags, masks, ["a", "b"]), entry)
+    alone = [
+        batch_loss(model, collate([p], [t], [m], ["a"]), entry)
+        for p, t, m in zip(photos, tags, masks, strict=True)
+    ]
+    torch.testing.assert_close(both, torch.stack(alone).mean())
+
+
+def test_the_loss_falls_on_a_toy_from_tags_and_from_masks() -> None:
+    for rule in ("max", "oracle"):
+        config = TrainConfig(rule=rule, max_steps=30, batch_size=4, learning_rate=1e-2, score_rate=3.0)
+        history = fit(tiny(), toy(8), config, progress=False)
+        assert np.mean([r["loss"] for r in history[-5:]]) < 0.75 * history[0]["loss"]
+
+
+def test_no_steps_leave_the_network_as_it_was(tmp_path: Path) -> None:
+    model = tiny()
+    before = weights(model)
+    assert fit(model, toy(), replace(QUICK, max_steps=0), out=tmp_path, progress=False) == []
+    assert_same(weights(model), before)
+    assert not model.training
+
+
+def test_dropout_can_be_left_out() -> None:
+    bags = toy(2, 64)
+    config = TrainConfig(max_steps=1, batch_size=2, dropout=False)
+    losses = [
+        fit(build_fcn("squeezenet1_0", 3), bags, c, progress=False)[0]["loss"]
+        for c in (config, replace(config, seed=9))
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # the same two photos, maybe in the other order
+    on = fit(build_fcn("squeezenet1_0", 3), bags, replace(config, dropout=True), progress=False)[0]["loss"]
+    assert on != losses[0]
+
+
+# the same again
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others() -> None:
+    config = replace(QUICK, flip=True)
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed + 5)  # the global state plays no part
+        models.append(tiny())
+        fit(models[-1], toy(), replace(config, seed=seed), progress=False)
+    assert_same(weights(models[0]), weights(models[1]))
+    assert not torch.equal(models[0].score_layer.weight, models[2].score_layer.weight)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(last: int) -> Any:
+    def on_step(step: int, loss: float) -> None:
+        if step == last:
+            raise Stop
+
+    return on_step
+
+
+@pytest.mark.parametrize("last", [1, 2, 4])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, last: int) -> None:
+    """5 bags, 2 a step, checkpoints after steps 1 and 3: both lie in the middle of an epoch."""
+    config = replace(QUICK, flip=True, schedule="linear")
+    whole = tiny()
+    history = fit(whole, toy(), config, out=tmp_path / "whole", progress=False)
+    with pytest.raises(Stop):
+        fit(tiny(), toy(), config, out=tmp_path / "cut", progress=False, on_step=stop_after(last))
+    resumed = tiny(seed=7)  # its own weights play no part
+    steps = []
+    again = fit(
+        resumed,
+        toy(),
+        config,
+        out=tmp_path / "cut",
+        resume=True,
+        progress=False,
+        on_step=lambda step, loss: steps.append(step),
+    )
+    assert steps == list(range(2 * ((last + 1) // 2), 6))
+    assert_same(weights(resumed), weights(whole))
+    assert kept(again) == kept(history) == kept(read_metrics(tmp_path / "cut"))
+    assert again[-1]["seconds"] >= again[0]["seconds"]
+
+
+def test_resuming_with_dropout_draws_the_same_units(tmp_path: Path) -> None:
+    bags = toy(3, 64)
+    config = TrainConfig(max_steps=3, batch_size=2, learning_rate=1e-3, checkpoint_every=1)
+
+    def net() -> FCN:
+        return build_fcn("squeezenet1_0", 3)
+
+    whole = net()
+    history = fit(whole, bags, config, progress=False)
+    with pytest.raises(Stop):
+        fit(net(), bags, config, out=tmp_path, progress=False, on_step=stop_after(1))
+    torch.manual_seed(123)
+    resumed = net()
+    again = fit(resumed, bags, config, out=tmp_path, resume=True, progress=False)
+    assert_same(weights(resumed), weights(whole))
+    assert kept(again) == kept(history)
+
+
+def test_resuming_survives_a_metrics_line_that_was_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        fit(tiny(), toy(), QUICK, out=tmp_path, progress=False, on_step=stop_after(2))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    history = fit(tiny(), toy(), QUICK, out=tmp_path, resume=True, progress=False)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [r["step"] for r in history] == list(range(6))
+
+
+def test_resuming_a_finished_run_trains_no_more(tmp_path: Path) -> None:
+    model = tiny()
+    history = fit(model, toy(), QUICK, out=tmp_path, progress=False)
+    again = tiny(seed=3)
+    assert (
+        fit(again, toy(), QUICK, out=tmp_path, resume=True, progress=False, on_step=stop_after(5)) == history
+    )
+    assert_same(weights(again), weights(model))
+
+
+def test_resuming_with_nothing_there_starts_anew(tmp_path: Path) -> None:
+    model, twin = tiny(), tiny()
+    fit(model, toy(), QUICK, out=tmp_path / "new", resume=True, progress=False)
+    fit(twin, toy(), QUICK, progress=False)
+    assert_same(weights(model), weights(twin))
+
+
+def test_a_new_run_drops_the_checkpoint_of_an_earlier_one(tmp_path: Path) -> None:
+    fit(tiny(), toy(), QUICK, out=tmp_path, progress=False)
+    with pytest.raises(Stop):
+        fit(tiny(seed=5), toy(), QUICK, out=tmp_path, progress=False, on_step=stop_after(0))
+    steps: list[int] = []
+    fit(
+        tiny(seed=5),
+        toy(),
+        QUICK,
+        out=tmp_path,
+        resume=True,
+        progress=False,
+        on_step=lambda s, v: steps.append(s),
+    )
+    assert steps == list(range(6))
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        fit(tiny(), toy(), QUICK, out=tmp_path, progress=False, on_step=stop_after(3))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors.*learning_rate was 0\.01, is 0\.02"):
+        fit(tiny(), toy(), replace(QUICK, learning_rate=0.02), out=tmp_path, resume=True, progress=False)
+
+
+# what is written
+
+
+def test_metrics_and_checkpoint(tmp_path: Path) -> None:
+    model = tiny()
+    history = fit(model, toy(), QUICK, out=tmp_path / "deep" / "run", progress=False)
+    assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == [
+        "checkpoint.safetensors",
+        "metrics.jsonl",
+    ]
+    assert read_metrics(tmp_path / "deep" / "run") == history
+    assert [sorted(r) for r in history] == [
+        ["images_per_second", "learning_rate", "loss", "seconds", "step"]
+    ] * 6
+    assert [r["step"] for r in history] == list(range(6))
+    assert all(r["learning_rate"] == 1e-2 and r["images_per_second"] > 0 for r in history)
+    twin = tiny(seed=4)
+    optimiser = torch.optim.SGD(parameter_groups(twin, QUICK), lr=1.0, momentum=0.9)
+    config = {field: getattr(QUICK, field) for field in QUICK.__dataclass_fields__}
+    assert (
+        load_state(tmp_path / "deep" / "run" / "checkpoint.safetensors", twin, optimiser, config=config) == 6
+    )
+    assert_same(weights(twin), weights(model))
+    assert not model.training
+
+
+def test_on_step_is_told_every_step() -> None:
+    told: list[tuple[int, float]] = []
+    history = fit(tiny(), toy(), QUICK, progress=False, on_step=lambda *record: told.append(record))
+    assert told == [(r["step"], r["loss"]) for r in history]
+
+
+# mistakes
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays(
+    tmp_path: Path, bad: float
+) -> None:
+    calls = 0
+
+    def rule(scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor, **given: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return mil_loss(scores, tags, valid) * (bad if calls == 4 else 1.0)
+
+    model = tiny()
+    with pytest.raises(UserError, match=rf"the loss became {bad} in step 3; the last checkpoint is kept"):
+        fit(model, toy(), QUICK, rule=RuleEntry(rule=rule), out=tmp_path, progress=False)
+    assert [r["step"] for r in read_metrics(tmp_path)] == [0, 1, 2]
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    # The run goes on from step 2 once the loss is finite again.
+    resumed = fit(tiny(), toy(), QUICK, rule=RuleEntry(rule=rule), out=tmp_path, resume=True, progress=False)
+    assert kept(resumed) == kept(fit(tiny(), toy(), QUICK, progress=False))
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path) -> None:
+    """The loss of the last step is finite, and its update is not."""
+    calls = 0
+
+    def rule(scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor, **given: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            scores.register_hook(lambda gradient: gradient * math.inf)
+        return mil_loss(scores, tags, valid)
+
+    with pytest.raises(UserError, match="no longer finite; lower the learning rate"):
+        fit(tiny(), toy(), QUICK, rule=RuleEntry(rule=rule), out=tmp_path, progress=False)
+    model = tiny()
+    optimiser = torch.optim.SGD(parameter_groups(model, QUICK), lr=1.0, momentum=0.9)
+    config = {field: getattr(QUICK, field) for field in QUICK.__dataclass_fields__}
+    assert load_state(tmp_path / "checkpoint.safetensors", model, optimiser, config=config) == 4
+
+
+def test_training_from_tags_opens_no_mask_and_the_oracle_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **given: Any) -> None:
+        raise AssertionError("a mask was opened")
+
+    monkeypatch.setattr(milseg.bags, "open_mask", refuse)
+    monkeypatch.setattr(milseg.bags, "load_mask", refuse)
+    bags = toy(mask=tmp_path / "mask.png")
+    for rule in ("max", "average", "binary-max"):
+        assert len(fit(tiny(), bags, replace(QUICK, rule=rule, max_steps=1), progress=False)) == 1
+    with pytest.raises(AssertionError, match="a mask was opened"):
+        fit(tiny(), bags, replace(QUICK, rule="oracle", max_steps=1), progress=False)
+
+
+def test_the_oracle_needs_masks_and_says_which_is_missing() -> None:
+    with pytest.raises(UserError, match=r"b\d: has no mask"):
+        fit(tiny(), toy(mask=False), replace(QUICK, rule="oracle"), progress=False)
+
+
+def test_ones_own_rule_from_python() -> None:
+    seen = []
+
+    def rule(scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor, **given: Any) -> torch.Tensor:
+        seen.append((tuple(scores.shape), tuple(tags.shape), tuple(valid.shape), valid.dtype, given))
+        return mil_loss(scores, tags, valid)
+
+    model, twin = tiny(), tiny()
+    history = fit(model, toy(), replace(QUICK, rule="not read"), rule=RuleEntry(rule=rule), progress=False)
+    assert seen == [((2, 3, 4, 4), (2, 3), (2, 4, 4), torch.bool, {})] * 6
+    assert kept(history) == kept(fit(twin, toy(), QUICK, progress=False))
+    assert_same(weights(model), weights(twin))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda s, t, v, **k: s.mean(), r"a loss of shape \(\); expected one number a bag, \(2,\)"),
+        (lambda s, t, v, **k: s.mean(dim=1), r"a loss of shape \(2, 4, 4\)"),
+        (lambda s, t, v, **k: 1.0, "a loss of type float"),
+    ],
+)
+def test_a_rule_whose_loss_is_not_one_number_a_bag(wrong: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(tiny(), toy(), QUICK, rule=RuleEntry(rule=wrong), progress=False)
+
+
+def test_no_bags_and_unknown_rules() -> None:
+    with pytest.raises(UserError, match="toy: no photos to train on"):
+        fit(tiny(), toy().take([]), QUICK, progress=False)
+    with pytest.raises(UserError, match="did you mean 'oracle'"):
+        fit(tiny(), toy(), replace(QUICK, rule="oracel"), progress=False)
+
+
+def test_a_photo_cut_short_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0\x00\x10JFIF")
+    bags = toy()
+    bags = replace(bags, bags=(*bags.bags, replace(bags.bags[0], name="cut", photo=tmp_path / "cut.jpg")))
+    with pytest.raises(UserError, match=r"cut\.jpg"):
+        fit(tiny(), bags, QUICK, progress=False)
