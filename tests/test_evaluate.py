@@ -193,6 +193,7 @@ def test_json_and_table() -> None:
         pixel_accuracy=70.0,
         mean_accuracy=60.0,
         frequency_weighted_iu=math.nan,
+        predicted_share={"background": 90.0, "cat": 10.0},
         photos=3,
         notes=("One note.",),
     )

@@ -84,4 +84,4 @@ def test_ten_lines_from_tags_to_masks() -> None:
     scores = milseg.evaluate_model(model, milseg.read_digits("val", 2), progress=False)["scores"]
     assert 0 <= scores.mean_iu <= 100
     photo = train.bags[0].photo
-    assert milseg.segment(model, photo).shape == (64, 96)
+    assert milseg.segment(model, photo).shape == (64, 128)

@@ -158,7 +158,9 @@ def _add_option(parser: ArgumentParser, field: Field[Any], hint: Any, about: str
     flag = "--" + field.name.replace("_", "-")
     if field.metadata.get("positional"):
         many = hint == tuple[str, ...]
-        options: dict[str, Any] = {"nargs": "+", "type": str} if many else {"type": hint}
+        options: dict[str, Any] = {"nargs": "+", "type": str} if many else {"type": Path}
+        if not _required(field):
+            options["nargs"] = "?"
         parser.add_argument(field.name, metavar=field.name.upper(), help=about, **options)
         return
     if hint is bool:

@@ -65,7 +65,7 @@ def _tell(rows: list[Row], out: Path) -> None:
 
 def evaluate(options: EvaluateOptions) -> None:
     """`milseg evaluate`."""
-    folders, model = (options.pred, options.truth), (options.model, options.root)
+    folders, model = (options.pred, options.truth), (options.model, options.source)
     if all(folders) and not any(model):
         scores, about = (
             _evaluate_folders(options),
@@ -75,7 +75,7 @@ def evaluate(options: EvaluateOptions) -> None:
         scores, about = _evaluate_model(options)
     else:
         raise UserError(
-            "give either --pred with --truth (folders of masks), or --model with --root (VOC photos)"
+            "give either --pred with --truth (folders of masks), or --model RUN with a VOC folder"
         )
     result = {**about, **scores.to_json()}
     if options.out is not None:
@@ -100,11 +100,13 @@ def _evaluate_folders(options: EvaluateOptions) -> Scores:
 
 def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
     assert options.model is not None
-    assert options.root is not None
+    assert options.source is not None
     if options.reading not in READINGS:
         raise unknown_name("reading", options.reading, READINGS)
     model, spec = load_model(options.model)
-    bags = read_voc(options.root, options.split, year=options.year, classes=spec.classes[1:], sbd=options.sbd)
+    bags = read_voc(
+        options.source, options.split, year=options.year, classes=spec.classes[1:], sbd=options.sbd
+    )
     model.to(pick_device(options.device))
     scores = evaluate_model(model, bags, readings=[options.reading])[options.reading]
     about = {

@@ -57,8 +57,9 @@ Masks learned from image tags alone, with milseg {__version__}: no pixel mask wa
 {notes}
 ## Network and training
 
-{spec.backbone}, output stride {spec.output_stride}, photos at most {spec.longest_side} pixels long. Rule `{config.rule}`,
-{config.max_steps} steps of {config.batch_size}, learning rate {config.learning_rate:g}, seed {config.seed}; {seconds:.0f} seconds.
+{spec.backbone}, output stride {spec.output_stride}, photos at most {spec.longest_side} pixels long.
+Rule `{config.rule}`, {config.max_steps} steps of {config.batch_size}, learning rate {config.learning_rate:g}, seed
+{config.seed}; {seconds:.0f} seconds.
 
 {_selection(kept, held_out)}
 
@@ -81,12 +82,13 @@ def _selection(kept: dict[str, Any] | None, held_out: int) -> str:
     if kept is None:
         return "No weights were selected."
     if not held_out or kept["tag_average_precision"] is None:
-        return f"The weights are those after step {kept['step']}: nothing was held out to select by."
+        why = "no tag tells the held-out photos apart" if held_out else "nothing was held out"
+        return f"The weights are those after step {kept['step']}, the last: {why}, so there was no selection."
     rows = "\n".join(
         f"| {name} | {'-' if value is None else f'{value:.1f}'} |"
         for name, value in kept["per_class"].items()
     )
     return (
-        f"The weights are those after step {kept['step']}, chosen by mean tag average precision on the held-out photos: "
-        f"{kept['tag_average_precision']:.1f} %.\n\n| Tag | average precision, % |\n|---|---:|\n{rows}"
+        f"The weights are those after step {kept['step']}, chosen by mean tag average precision on the held-out "
+        f"photos: {kept['tag_average_precision']:.1f} %.\n\n| Tag | average precision, % |\n|---|---:|\n{rows}"
     )

@@ -164,32 +164,32 @@ class VocOptions:
 class EvaluateOptions:
     """Score masks against true masks, void excluded, one confusion matrix over the set.
 
-    Give either `--pred` with `--truth`, or `--model` with `--root`.
+    Give either `--pred` with `--truth`, or `--model` with a VOC folder.
 
     Attributes:
+        source: VOC folder whose photos the model is scored on.
         pred: folder of predicted masks (palette PNG).
         truth: folder of true masks with the same names.
         labels: JSON file with the predictions' class names; none reads labels.json in or above the folder.
         truth_labels: "voc", or a JSON file with the truth's class names; none: the same as the predictions'.
         names: text file that lists the masks to score, one a line, as VOC's ImageSets do.
         model: model folder to predict with.
-        root: VOC folder whose photos the model is scored on.
         split: name of the VOC set.
-        year: VOC year, where root holds several.
-        sbd: SBD's folder; none looks below root.
+        year: VOC year, where the source holds several.
+        sbd: SBD's folder; none looks below the source.
         reading: scores (interpolated, then the top class) or labels (the coarse top class, interpolated).
         json: print JSON in place of the table.
         out: file for the JSON result.
         device: auto, cpu, cuda or mps.
     """
 
+    source: Path | None = field(default=None, metadata={"positional": True})
     pred: Path | None = None
     truth: Path | None = None
     labels: Path | None = None
     truth_labels: str | None = None
     names: Path | None = None
     model: Path | None = None
-    root: Path | None = None
     split: str = "val"
     year: int | None = None
     sbd: Path | None = None

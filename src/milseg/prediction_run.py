@@ -7,6 +7,7 @@ import glob
 import hashlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -27,6 +28,8 @@ from milseg.sources.tag_file import PHOTO_SUFFIXES, known_tags, read_tag_file
 
 COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
 SHOWN = 10
+# What `atomic_path` calls a file that is not whole yet.
+LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp(\..+)?")
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,11 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
             stack.enter_context(open_writer(name, options.out, segmenter.classes, resume=options.resume))
             for name in formats
         ]
-        header = {"model": _digest(options.model / "model.safetensors"), "adjust": adjust}
-        header |= {"tags": _digest(options.tags) if options.tags else None}
+        header = {
+            "model": _digest(options.model / "model.safetensors"),
+            "tags": _digest(options.tags) if options.tags else None,
+            "adjust": adjust,
+        }
         rows = Ledger(options.out / ".parts" / "predictions.jsonl", header, resume=options.resume)
         stack.enter_context(closing(rows))
         todo = [photo for photo in photos if not _finished(photo, writers, rows)]
@@ -221,6 +227,10 @@ def _claim_folder(out: Path, options: PredictOptions) -> None:
             "folder with --out"
         )
     check_writable(out)
+    # A run that was killed may have left halves of files.
+    for folder, _, names in os.walk(out):
+        for name in filter(LEFTOVER.fullmatch, names):
+            Path(folder, name).unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

@@ -24,7 +24,7 @@ class TagScores:
         mean_average_precision: over the classes that some bags have and some have not; nan if there is none.
         per_class: average precision; nan for a class that all or none of the bags have.
         predicted_share: mean share of the places whose top class is each class, 0 to 100.
-        never_predicted: classes that are among the tags but top nowhere.
+        never_predicted: classes that are among the tags but top nowhere; the background, which is no tag, is not told.
     """
 
     mean_average_precision: float
@@ -84,7 +84,7 @@ def score_tags(model: FCN, bags: BagSet, *, longest_side: int | None = None) -> 
         never_predicted=tuple(
             name
             for number, name in enumerate(bags.classes)
-            if shares[number] == 0 and (tags[:, number] == PRESENT).any()
+            if name != "background" and shares[number] == 0 and (tags[:, number] == PRESENT).any()
         ),
     )
 
@@ -93,14 +93,16 @@ def collapse(found: TagScores) -> str | None:
     """A sentence when the model has collapsed, with what to try; None while it has not."""
     top, share = max(found.predicted_share.items(), key=lambda item: item[1])
     advice = (
-        "Try a lower --learning-rate, weights that were pre-trained on images (--weights imagenet), or names that ILSVRC "
-        "knows (--mapping), so that the score layer starts from the classifier's rows"
+        "Try a lower --learning-rate, weights that were pre-trained on images (--weights imagenet), or names that "
+        "ILSVRC knows (--mapping), so that the score layer starts from the classifier's rows"
     )
     if share >= 99 and top == "background":
         return f"all background: {share:.1f} % of the places. {advice}."
-    if share >= (95 if len(found.predicted_share) > 2 else 99):
+    # The background may well cover nearly all of photos of small things; another class hardly does.
+    if top != "background" and share >= (95 if len(found.predicted_share) > 2 else 99):
         return f"one class everywhere: {top} tops {share:.1f} % of the places. {advice}."
     if found.never_predicted:
         names = ", ".join(found.never_predicted)
-        return f"never predicted though tagged: {names}. More photos with these tags, or more steps, may help. {advice}."
+        more = "More photos with these tags, or more steps, may help"
+        return f"never predicted though tagged: {names}. {more}. {advice}."
     return None

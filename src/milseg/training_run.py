@@ -26,7 +26,7 @@ from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.devices import pick_device
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
-from milseg.files import check_writable, refuse_existing, write_json, write_text
+from milseg.files import check_writable, refuse_existing, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card
 from milseg.models.backbones import backbone_row
 from milseg.models.fcn import FCN
@@ -169,8 +169,8 @@ def _steps_in(
     steps = int(0.85 * budget / timed.seconds_per_step)
     if steps < 10:
         raise UserError(
-            f"--time-budget {options.time_budget}: enough for {steps} steps of {timed.seconds_per_step:.2g} s; give more "
-            "time, a smaller --longest-side or --batch-size, or a smaller --backbone"
+            f"--time-budget {options.time_budget}: enough for {steps} steps of {timed.seconds_per_step:.2g} s; give "
+            "more time, a smaller --longest-side or --batch-size, or a smaller --backbone"
         )
     return min(steps, options.max_steps) if options.max_steps else steps
 
@@ -237,6 +237,8 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
         )
     refuse_existing(out, overwrite=True)
     check_writable(out)
+    for name in ("train.yaml", "selection.json", "curves.png", "README.md"):
+        remove_leftovers(out / name)
 
 
 def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]]:
@@ -403,7 +405,8 @@ def _say(
     for note in bags.notes:
         print(f"  {note}")
     print(
-        f"{plan.spec.backbone} on {device}, {plan.config.max_steps} steps of {plan.config.batch_size}, rule {plan.config.rule}"
+        f"{plan.spec.backbone} on {device}, {plan.config.max_steps} steps of {plan.config.batch_size}, "
+        f"rule {plan.config.rule}"
     )
     print(report)
 

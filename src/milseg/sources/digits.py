@@ -5,8 +5,7 @@ grass and gravel. One to three digits a scene; the tag set names them. Single-di
 classifier, as ILSVRC does in the paper. Train and val share neither handwriting nor texture.
 
 The generator is frozen: figures from different versions of the package compare. It uses integer arithmetic
-    and numpy's
-legacy random stream, which numpy promises never to change; a test holds a hash of the result.
+and numpy's legacy random stream, which numpy promises never to change; a test holds a hash of the result.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from milseg.errors import unknown_name
 from milseg.photos import UInt8
 
 CLASSES = ("background", *(str(digit) for digit in range(10)))
-HEIGHT, WIDTH = 64, 96
+HEIGHT, WIDTH = 64, 128
 SINGLE = 48  # side of a single-digit picture, pixels
 SPLITS = ("train", "val")
 FACTORS = (4, 5, 6)  # digits are 8 x 8: 32 to 48 pixels high
@@ -100,24 +99,40 @@ def _draw(
     mask[top : top + side, left : left + side][inside] = label
 
 
+def _layout(random: np.random.RandomState, count: int) -> list[tuple[int, int, int]]:
+    """Boxes (top, left, side) of `count` digits that do not overlap; sizes and places are drawn until they fit."""
+    for _ in range(50):
+        boxes: list[tuple[int, int, int]] = []
+        for _ in range(10 * count):
+            side = 8 * FACTORS[random.randint(len(FACTORS))]
+            box = (random.randint(HEIGHT - side + 1), random.randint(WIDTH - side + 1), side)
+            if not any(_overlap(box, other) for other in boxes):
+                boxes.append(box)
+            if len(boxes) == count:
+                return boxes
+    # Three of the smallest always fit side by side.
+    side = 8 * FACTORS[0]
+    return [(random.randint(HEIGHT - side + 1), i * (WIDTH // 3), side) for i in range(count)]
+
+
+def _overlap(a: tuple[int, int, int], b: tuple[int, int, int]) -> bool:
+    return (
+        abs(2 * a[0] + a[2] - 2 * b[0] - b[2]) < a[2] + b[2]
+        and abs(2 * a[1] + a[2] - 2 * b[1] - b[2]) < a[2] + b[2]
+    )
+
+
 def make_scene(seed: int, split: str, index: int) -> tuple[UInt8, UInt8]:
-    """Scene `index` of a split: photo uint8 [64, 96, 3], mask uint8 [64, 96] (digit d is d + 1)."""
+    """Scene `index` of a split: photo uint8 [64, 128, 3], mask uint8 [64, 128] (digit d is d + 1)."""
     random = np.random.RandomState([seed, _STREAM[split], index])
     images, labels = _handwriting()
     pool = _pool(split)
     scene = _ground(random, split, HEIGHT, WIDTH)
     mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    boxes: list[tuple[int, int, int]] = []
-    for _ in range(1 + random.randint(3)):
+    for top, left, side in _layout(random, 1 + random.randint(3)):
         digit = pool[random.randint(len(pool))]
-        factor = FACTORS[random.randint(len(FACTORS))]
-        side = 8 * factor
-        for _ in range(50):
-            top, left = random.randint(HEIGHT - side + 1), random.randint(WIDTH - side + 1)
-            if all(top + side <= t or t + s <= top or left + side <= x or x + s <= left for t, x, s in boxes):
-                boxes.append((top, left, side))
-                _draw(random, scene, mask, boxes[-1], _enlarge(images[digit], factor), int(labels[digit]) + 1)
-                break
+        ink = _enlarge(images[digit], side // 8)
+        _draw(random, scene, mask, (top, left, side), ink, int(labels[digit]) + 1)
     return _with_grain(random, scene), mask
 
 

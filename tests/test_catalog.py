@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from milseg import catalog
+from milseg.annotations import FORMATS
+from milseg.models.backbones import BACKBONES
+from milseg.rules import RULES
+from milseg.sources.open import SOURCES
+
+HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "sklearn", "skimage"}
+
+
+def test_the_words_are_those_of_the_tables_that_do_the_work() -> None:
+    assert list(catalog.BACKBONES) == list(BACKBONES)
+    assert set(catalog.RULES) == set(RULES)
+    assert set(catalog.SOURCES) == set(SOURCES)
+
+
+def test_the_strides_are_those_of_the_backbones() -> None:
+    for name, row in BACKBONES.items():
+        assert f"strides {', '.join(map(str, row.strides))}" in catalog.BACKBONES[name], name
+
+
+def test_the_listing_names_everything() -> None:
+    text = catalog.listing()
+    for name in (*BACKBONES, *RULES, *SOURCES, *FORMATS):
+        assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("words", ["list", "--help", "train --help", "predict --help"])
+def test_it_answers_without_loading_anything_heavy(words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "milseg", *words.split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert "mobilenet_v2" in done.stdout or words == "--help" or words == "predict --help"
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "milseg" in loaded
+    assert loaded.isdisjoint(HEAVY)
