@@ -85,7 +85,7 @@ class DigitsOptions:
     ablations: bool = False
     scenes: int = 1000
     pretrain_steps: int = 400
-    max_steps: int = 300
+    max_steps: int = 150
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
