@@ -36,10 +36,9 @@ from milseg.photos import UInt8
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import recipe_for
-from milseg.sources.open import open_source
 from milseg.sources.tag_file import read_ids
 from milseg.sources.voc import read_voc
-from milseg.training_run import LONGEST_SIDE, train_run
+from milseg.training_run import LONGEST_SIDE, source_of, train_run
 
 
 def digits(options: DigitsOptions) -> None:
@@ -143,16 +142,7 @@ def _masks(model: FCN, bags: BagSet) -> Iterator[tuple[str, UInt8]]:
 
 def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
-    bags = open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        tags_are=options.tags_are,
-        background=False if options.no_background else None,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-    )
+    bags = source_of(options)
     recipe = recipe_for(options.backbone)
     report = check_source(
         bags,

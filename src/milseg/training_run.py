@@ -31,7 +31,7 @@ from milseg.model_card import model_card
 from milseg.models.backbones import backbone_row
 from milseg.models.fcn import FCN
 from milseg.models.transfer import TransferReport, build_model
-from milseg.options import TrainConfig, TrainOptions, overridden, seconds_of
+from milseg.options import CheckOptions, TrainConfig, TrainOptions, overridden, seconds_of
 from milseg.photo_facts import PhotoFacts, read_photos, typical_size
 from milseg.predict import segment
 from milseg.recipes import RECIPES, Recipe, recipe_for
@@ -91,6 +91,20 @@ def hold_out(bags: BagSet, share: float, seed: int) -> tuple[BagSet, BagSet]:
             held.add(i)
             left.update({name: left[name] - 1 for name in tags})
     return bags.take(i for i in range(len(bags)) if i not in held), bags.take(sorted(held))
+
+
+def source_of(options: TrainOptions | CheckOptions) -> BagSet:
+    """The bags that the options name; no photo is opened."""
+    return open_source(
+        options.source,
+        tags=options.tags,
+        split=options.split,
+        classes=options.classes,
+        tags_are=options.tags_are,
+        background=False if options.no_background else None,
+        ignore_unknown=options.ignore_unknown_tags,
+        kind=options.kind,
+    )
 
 
 def make_plan(
@@ -187,16 +201,7 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
     _check_folder(out, options, resumed=stored is not None)
     if options.time_budget is not None:
         seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
-    bags = open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        tags_are=options.tags_are,
-        background=False if options.no_background else None,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-    )
+    bags = source_of(options)
     if find_rule(options.rule or "max").supervision != "tags":
         raise UserError(
             f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"

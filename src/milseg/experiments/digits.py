@@ -39,7 +39,12 @@ def mil_config(options: DigitsOptions, **changes: Any) -> TrainConfig:
     rate, 20 and 40 scenes a step, 100 to 600 steps, a linear and a constant schedule. Slower and with more scenes a
     step is better, longer is not.
     """
-    settings = {"learning_rate": 3e-4, "score_rate": 10.0, "max_steps": options.max_steps, "seed": options.seed}
+    settings = {
+        "learning_rate": 3e-4,
+        "score_rate": 10.0,
+        "max_steps": options.max_steps,
+        "seed": options.seed,
+    }
     return TrainConfig(**{"batch_size": 40, **settings, **changes})
 
 
