@@ -119,6 +119,21 @@ def refuse_existing(folder: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Take a folder for a run that can be resumed: empty or missing, unless told what to do with what is in it.
+
+    Raises:
+        UserError: `folder` is a file, holds files and neither flag is given, or cannot be written.
+    """
+    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"{folder}: already holds files; --resume goes on with that run, --overwrite starts anew, or choose "
+            "another folder with --out"
+        )
+    refuse_existing(folder, overwrite=True)
+    check_writable(folder)
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder where it is missing, and write a trial file into it, before hours of work depend on it.
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from milseg.annotations import open_writer, writer_class
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
-from milseg.files import check_writable, write_json, write_text
+from milseg.files import claim_folder, write_json, write_text
 from milseg.options import PredictOptions
 from milseg.segmenter import Segmentation, load
 from milseg.sources.photo_files import walk, without_suffix
@@ -221,12 +221,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
 
 
 def _claim_folder(out: Path, options: PredictOptions) -> None:
-    if out.is_dir() and any(out.iterdir()) and not (options.resume or options.overwrite):
-        raise UserError(
-            f"{out}: already holds files; --resume adds what is missing, --overwrite writes anew, or choose another "
-            "folder with --out"
-        )
-    check_writable(out)
+    claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     # A run that was killed may have left halves of files.
     for folder, _, names in os.walk(out):
         for name in filter(LEFTOVER.fullmatch, names):

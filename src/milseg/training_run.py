@@ -26,7 +26,7 @@ from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.devices import pick_device
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
-from milseg.files import check_writable, refuse_existing, remove_leftovers, write_json, write_text
+from milseg.files import claim_folder, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card
 from milseg.models.backbones import backbone_row
 from milseg.models.fcn import FCN
@@ -235,13 +235,7 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
         raise UserError(
             f"{out}: holds files, but no run to resume (train.yaml is missing); --overwrite starts anew"
         )
-    if out.is_dir() and any(out.iterdir()) and not (options.resume or options.overwrite):
-        raise UserError(
-            f"{out}: already holds files; --resume goes on with that run, --overwrite starts anew, or choose another "
-            "folder with --out"
-        )
-    refuse_existing(out, overwrite=True)
-    check_writable(out)
+    claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     for name in ("train.yaml", "selection.json", "curves.png", "README.md"):
         remove_leftovers(out / name)
 

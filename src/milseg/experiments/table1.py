@@ -25,7 +25,7 @@ from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.errors import UserError
 from milseg.evaluate import Scores, evaluate_all_background, evaluate_model
 from milseg.figures import curves, figure1, score_bars
-from milseg.files import check_writable, refuse_existing, write_json, write_text
+from milseg.files import claim_folder, write_json, write_text
 from milseg.models.fcn import FCN
 from milseg.options import READINGS, TrainConfig
 from milseg.predict import segment
@@ -84,13 +84,7 @@ def prepare_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     Raises:
         UserError: the folder holds files, or cannot be written.
     """
-    if not resume and out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UserError(
-            f"{out}: already holds files; --resume goes on with that run, --overwrite starts anew, or choose "
-            "another folder with --out"
-        )
-    refuse_existing(out, overwrite=True)
-    check_writable(out)
+    claim_folder(out, resume=resume, overwrite=overwrite)
     if overwrite and not resume:
         for stale in [*out.glob("rows/*.json"), *out.glob("runs/*/checkpoint.safetensors")]:
             stale.unlink()
