@@ -18,7 +18,7 @@ SOURCE = Path(milseg.__file__).parent
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
     ("_version", "errors"),
-    ("devices", "files", "options", "photos"),
+    ("devices", "files", "named", "options", "photos"),
     ("bags",),
     ("models", "photo_facts", "rules", "sources", "tag_facts"),
     ("checkpoint", "masks", "predict", "recipes", "training_time"),
