@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -224,6 +225,10 @@ def test_print_config_is_what_config_takes(capsys: pytest.CaptureFixture[str], i
         ("evaluate", "milseg: give either --pred with --truth"),
         ("evaluate --pred a", "give either --pred with --truth"),
         ("evaluate --pred a --truth b --model c", "give either --pred with --truth"),
+        ("evaluate --pred a --truth b --split val", "--split goes with --model alone"),
+        ("evaluate --pred a --truth b --tags t.csv", "--tags goes with --model alone"),
+        ("evaluate --model a b --names n.txt", "--names goes with --pred alone"),
+        ("evaluate --model a b --truth-labels voc", "--truth-labels goes with --truth alone"),
     ],
 )
 def test_mistakes_in_the_options(
@@ -563,6 +568,76 @@ def test_evaluate_a_model(capsys: pytest.CaptureFixture[str], model: Path, small
     Path("model/model.safetensors").write_bytes(b"short")
     assert "model.safetensors: damaged or cut short" in mistake(capsys, words)
     assert "none" in mistake(capsys, ["evaluate", "--model", "none", small_voc.root])
+
+
+def test_evaluate_a_model_on_any_photos(
+    capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc
+) -> None:
+    """Photos with a table, true masks elsewhere; the score is that of `predict` and then `evaluate --pred`."""
+    spec = ModelSpec(backbone="tiny", classes=("background", "cat", "dog"), longest_side=24)
+    network = spec.build()
+    with torch.no_grad():
+        network.score_layer.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+    save_model(model, network, spec)
+    photos, truth = small_voc.home / "JPEGImages", small_voc.home / "SegmentationClass"
+    rows = ["t0.jpg,cat,train", "t1.jpg,dog,train", "v0.jpg,cat,val", "v1.jpg,dog zebra,val", "x0.jpg,,test"]
+    Path("tags.csv").write_text("\n".join(["image,tags,split", *rows]))
+    words = [
+        "evaluate",
+        "--model",
+        model,
+        photos,
+        "--tags",
+        "tags.csv",
+        "--truth",
+        truth,
+        "--truth-labels",
+        "voc",
+    ]
+    assert status([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["photos"] == 4
+    assert (found["set"], found["truth"]) == ("JPEGImages", str(truth))
+    assert any("1 photos without a true mask left out, such as x0" in note for note in found["notes"])
+
+    assert status(["predict", photos, "--model", model, "--out", "masks"]) == 0
+    Path("names.txt").write_text("t0\nt1\nv0\nv1\n")
+    capsys.readouterr()
+    again = [
+        "evaluate",
+        "--pred",
+        "masks/masks",
+        "--truth",
+        truth,
+        "--truth-labels",
+        "voc",
+        "--names",
+        "names.txt",
+    ]
+    assert status([*again, "--json"]) == 0
+    both = json.loads(capsys.readouterr().out)
+    for name in ("mean_iu", "per_class_iu", "pixel_accuracy", "predicted_share", "photos"):
+        assert found[name] == both[name], name
+    assert found["mean_iu"] > 0
+
+    assert status([*words, "--split", "val", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["photos"] == 2
+    Path("labels.json").write_text('{"classes": ["background", "zebra"]}')
+    assert "share no name" in mistake(capsys, [*words[:-2], "--truth-labels", "labels.json"])
+    assert "no photo is in the split 'dev'" in mistake(capsys, [*words, "--split", "dev"])
+    assert "no true masks; give a folder" in mistake(capsys, words[:-4])
+
+
+def test_evaluate_names_a_photo_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc
+) -> None:
+    """A score of fewer photos would be another score: nothing is skipped."""
+    data = small_voc.photo("v1").read_bytes()[:-300]
+    small_voc.photo("v1").write_bytes(data)
+    text = mistake(capsys, ["evaluate", "--model", model, small_voc.root, "--out", "scores.json"])
+    assert f"{small_voc.photo('v1')}: damaged or cut short" in text
+    assert small_voc.photo("v1").read_bytes() == data
+    assert not Path("scores.json").exists()
 
 
 def test_voc_results(capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc) -> None:

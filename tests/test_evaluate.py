@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation, Scores, confusion, evaluate_folder, read_labels, scores_from
+from milseg.evaluate import Evaluation, Scores, confusion, evaluate_folder, scores_from
 from milseg.masks import write_mask
+from milseg.sources.truth import read_labels
 
 CLASSES = ["background", "cat", "dog"]
 # One void pixel in the truth, one in the prediction.

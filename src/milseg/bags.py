@@ -49,6 +49,8 @@ class BagSet:
         tags_from: "tag file", "XML annotations", "masks", "generator" or "none" (all
             unknown); results repeat it.
         mask_values: uint8 [256], mask file value to class number or VOID; None keeps the values.
+        mask_count: how many mask file values have a name, from 0 up; a higher one, but for 255, is an error.
+            None takes any, where there is a table of `mask_values`.
         notes: what was left out or is odd, one sentence each, with counts.
     """
 
@@ -57,6 +59,7 @@ class BagSet:
     bags: tuple[Bag, ...]
     tags_from: str
     mask_values: UInt8 | None = None
+    mask_count: int | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -127,15 +130,15 @@ def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None)
             f"{where}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a photo of {size[1]} x "
             f"{size[0]}; export the mask again at the photo's own size"
         )
-    if bag_set.mask_values is not None:
-        return bag_set.mask_values[mask]
-    wrong = np.setdiff1d(np.unique(mask), [*range(len(bag_set.classes)), VOID])
-    if wrong.size:
+    count = bag_set.mask_count
+    if count is None and bag_set.mask_values is None:
+        count = len(bag_set.classes)
+    wrong = [] if count is None else np.setdiff1d(np.unique(mask), [*range(count), VOID]).tolist()
+    if wrong:
         raise UserError(
-            f"{where}: holds the value {wrong[0]}; expected class numbers 0 to {len(bag_set.classes) - 1}, "
-            "or 255 (void)"
+            f"{where}: holds the value {wrong[0]}; expected class numbers 0 to {int(count or 0) - 1}, or 255 (void)"
         )
-    return mask
+    return mask if bag_set.mask_values is None else bag_set.mask_values[mask]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import recipe_for
 from milseg.sources.tag_file import read_ids
+from milseg.sources.to_score import bags_to_score
+from milseg.sources.truth import read_labels
 from milseg.sources.voc import read_voc
 from milseg.training_run import LONGEST_SIDE, source_of, train_run
 
@@ -64,17 +66,17 @@ def _tell(rows: list[Row], out: Path) -> None:
 
 def evaluate(options: EvaluateOptions) -> None:
     """`milseg evaluate`."""
-    folders, model = (options.pred, options.truth), (options.model, options.source)
-    if all(folders) and not any(model):
-        scores, about = (
-            _evaluate_folders(options),
-            {"predictions": str(options.pred), "truth": str(options.truth)},
-        )
-    elif all(model) and not any(folders):
+    model = (options.model, options.source)
+    if options.pred and options.truth and not any(model):
+        _refuse(options, ("tags", "split", "kind", "year", "sbd"), "--model")
+        scores, about = _evaluate_folders(options)
+    elif all(model) and not options.pred:
+        _refuse(options, ("labels", "names"), "--pred")
         scores, about = _evaluate_model(options)
     else:
         raise UserError(
-            "give either --pred with --truth (folders of masks), or --model RUN with a VOC folder"
+            "give either --pred with --truth (folders of masks), or --model RUN with photos (a VOC folder, or any "
+            "source with --truth)"
         )
     result = {**about, **scores.to_json()}
     if options.out is not None:
@@ -83,18 +85,24 @@ def evaluate(options: EvaluateOptions) -> None:
     print(json.dumps(result, indent=2) if options.json else scores.table())
 
 
-def _evaluate_folders(options: EvaluateOptions) -> Scores:
+def _refuse(options: EvaluateOptions, names: tuple[str, ...], only_with: str) -> None:
+    """Stop where an option is given that would change nothing."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} goes with {only_with} alone; leave it out")
+
+
+def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
     assert options.pred is not None
     assert options.truth is not None
-    from milseg.evaluate import read_labels
-
-    return evaluate_folder(
+    scores = evaluate_folder(
         options.pred,
         options.truth,
         classes=read_labels(options.labels) if options.labels else None,
         truth_classes=options.truth_labels,
         names=read_ids(options.names) if options.names else None,
     )
+    return scores, {"predictions": str(options.pred), "truth": str(options.truth)}
 
 
 def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
@@ -102,15 +110,30 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
     assert options.source is not None
     if options.reading not in READINGS:
         raise unknown_name("reading", options.reading, READINGS)
+    if options.truth_labels is not None and options.truth is None:
+        raise UserError(
+            "--truth-labels goes with --truth alone; leave it out, or give the folder of true masks"
+        )
     model, spec = load_model(options.model)
-    bags = read_voc(
-        options.source, options.split, year=options.year, classes=spec.classes[1:], sbd=options.sbd
+    bags = bags_to_score(
+        options.source,
+        spec.classes,
+        truth=options.truth,
+        truth_classes=options.truth_labels,
+        tags=options.tags,
+        split=options.split,
+        kind=options.kind,
+        year=options.year,
+        sbd=options.sbd,
     )
     model.to(pick_device(options.device))
-    scores = evaluate_model(model, bags, readings=[options.reading])[options.reading]
+    # As `milseg predict` shows photos to the network, so that both ways to a score agree.
+    found = evaluate_model(model, bags, readings=[options.reading], longest_side=spec.longest_side)
+    scores = replace(found[options.reading], notes=bags.notes)
     about = {
         "model": str(options.model),
         "set": bags.name,
+        "truth": str(options.truth) if options.truth else "the source's own masks",
         "supervision": spec.supervision,
         "reading": options.reading,
     }

@@ -6,7 +6,6 @@ the pixels in their union, in percent; mean IU is the mean over the classes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,14 @@ from milseg.errors import UserError
 from milseg.models.fcn import FCN
 from milseg.photos import UInt8, open_mask
 from milseg.predict import masks_from_scores, photo_scores
-from milseg.sources.voc import VOC_CLASSES
+from milseg.sources.truth import (
+    TruthClasses,
+    class_notes,
+    masks_below,
+    read_labels,
+    require_common,
+    truth_labels,
+)
 
 Matrix = NDArray[np.int64]
 
@@ -223,36 +229,12 @@ class Evaluation:
         return scores_from(self.matrix, self.classes, self.photos, notes=notes, unscored=unscored)
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from `{"classes": ["background", "cat", ...]}`, in the order of their numbers.
-
-    Raises:
-        UserError: missing, not JSON, or not a list of different names.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; expected class names as in {{"classes": [...]}}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file that can be read ({error})") from None
-    names = data.get("classes") if isinstance(data, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise UserError(
-            f'{path}: expected {{"classes": ["background", ...]}}, a list of names in the order of the values'
-        )
-    if len(set(names)) != len(names) or len(names) > VOID:
-        raise UserError(
-            f"{path}: {len(names)} classes, {len(set(names))} of them different; expected 1 to 255, each once"
-        )
-    return tuple(names)
-
-
 def evaluate_folder(
     predictions: Path,
     truth: Path,
     *,
     classes: Sequence[str] | None = None,
-    truth_classes: str | Path | Sequence[str] | None = None,
+    truth_classes: TruthClasses = None,
     names: Iterable[str] | None = None,
 ) -> Scores:
     """Score a folder of masks against a folder of true masks.
@@ -273,14 +255,10 @@ def evaluate_folder(
         UserError: no masks; a true mask without prediction; masks of different sizes; no class names, or none
             in common; a value without a name.
     """
-    predicted, true = _masks_below(predictions), _masks_below(truth)
+    predicted, true = masks_below(predictions), masks_below(truth)
     labels = tuple(classes) if classes is not None else read_labels(_labels_above(predictions))
-    stored = _truth_labels(truth_classes, truth, labels)
-    if not set(stored) & (set(labels) - {"background"}):
-        raise UserError(
-            f"the predictions' classes ({', '.join(labels)}) and the truth's ({', '.join(stored)}) share no "
-            "name besides background; name both sets alike, or pass the truth's classes"
-        )
+    stored = truth_labels(truth_classes, truth, labels)
+    require_common(labels, stored, "the predictions' classes")
     if names is not None:
         true = _chosen(true, names, truth)
     missing = [name for name in true if name not in predicted]
@@ -293,8 +271,10 @@ def evaluate_folder(
     table = mask_values_for(labels, dict(enumerate(stored)))
     for name, path in true.items():
         _score_pair(evaluation, predicted[name], path, table, len(stored))
+    extra = len(predicted) - len(true)
+    notes = [f"{extra} predictions without a true mask were left out."] if extra else []
     unscored = [name for name in labels if name not in stored]
-    return evaluation.compute(notes=_notes(labels, stored, len(predicted) - len(true)), unscored=unscored)
+    return evaluation.compute(notes=[*notes, *class_notes(labels, stored)], unscored=unscored)
 
 
 def _labels_above(folder: Path) -> Path:
@@ -305,37 +285,6 @@ def _labels_above(folder: Path) -> Path:
         f"{folder}: no labels.json in this folder or above it; pass the class names in the order of "
         "their values"
     )
-
-
-def _truth_labels(
-    given: str | Path | Sequence[str] | None, folder: Path, default: tuple[str, ...]
-) -> tuple[str, ...]:
-    if given is None:
-        own = folder / "labels.json"
-        return read_labels(own) if own.is_file() else default
-    if given == "voc":
-        return VOC_CLASSES
-    if isinstance(given, str | Path):
-        return read_labels(Path(given))
-    return tuple(given)
-
-
-def _masks_below(folder: Path) -> dict[str, Path]:
-    """Relative path without extension to file, sorted; hidden files are left out."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one with PNG masks")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.suffix.lower() != ".png" or any(part.startswith(".") for part in relative.parts):
-            continue
-        name = relative.with_suffix("").as_posix()
-        if name in found:
-            raise UserError(f"{path}: two masks named {name}; keep one")
-        found[name] = path
-    if not found:
-        raise UserError(f"{folder}: holds no PNG masks")
-    return found
 
 
 def _chosen(found: Mapping[str, Path], names: Iterable[str], folder: Path) -> dict[str, Path]:
@@ -364,19 +313,6 @@ def _score_pair(evaluation: Evaluation, predicted: Path, true: Path, table: UInt
     evaluation.update(prediction, table[truth])
 
 
-def _notes(labels: Sequence[str], stored: Sequence[str], extra: int) -> list[str]:
-    notes = []
-    if extra:
-        notes.append(f"{extra} predictions without a true mask were left out.")
-    unknown = [name for name in stored if name not in labels]
-    if unknown:
-        notes.append(f"Scored as void, as the predictions do not know them: {', '.join(unknown)}.")
-    absent = [name for name in labels if name not in stored]
-    if absent:
-        notes.append(f"Never scored, as the truth does not know them: {', '.join(absent)}.")
-    return notes
-
-
 def evaluate_model(
     model: FCN,
     bags: BagSet,
@@ -398,6 +334,9 @@ def evaluate_model(
     if not len(bags):
         raise UserError(f"{bags.name}: no photos to score")
     model.eval()
+    # What no value of the masks stands for cannot be right: it is not scored, rather than scored 0.
+    shown = set(range(VOID) if bags.mask_values is None else bags.mask_values.tolist())
+    unscored = [name for i, name in enumerate(bags.classes) if i not in shown]
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
     for bag in tqdm(bags.bags, desc=f"score on {bags.name}", unit="photo", disable=not progress):
         photo = load_photo(bag)
@@ -409,7 +348,7 @@ def evaluate_model(
                 scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
             )
             evaluation.update(mask[0].cpu().numpy(), truth)
-    return {reading: evaluation.compute() for reading, evaluation in evaluations.items()}
+    return {reading: evaluation.compute(unscored=unscored) for reading, evaluation in evaluations.items()}
 
 
 def evaluate_all_background(bags: BagSet) -> Scores:

@@ -20,14 +20,14 @@ from milseg.sources.tag_file import relative_path
 Number = int | str
 
 
-def read_coco(root: Path, file: Path | None = None, split: str | None = None) -> Labels:
+def read_coco(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
     """The images of a COCO file below `root`, tagged with the categories of their annotations.
 
     An image without annotations shows the background only; in a file that has no "annotations" at all,
     nothing is known of any image.
 
     Args:
-        root: the photos' folder.
+        root: the photos' folder, or the photos themselves.
         file: the JSON file.
         split: as for every reader; not used.
 
@@ -61,7 +61,7 @@ def read_coco(root: Path, file: Path | None = None, split: str | None = None) ->
     ]
     return Labels(
         file=file,
-        photos=PhotoFiles(root),
+        photos=PhotoFiles.at(root),
         rows=rows,
         classes=tuple(dict.fromkeys(names.values())),
         tags_from="COCO annotations",

@@ -25,11 +25,11 @@ from milseg.sources.tag_file import PHOTO_SUFFIXES, relative_path
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
 
-def read_label_studio(root: Path, file: Path | None = None, split: str | None = None) -> Labels:
+def read_label_studio(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
     """The tasks of an export whose photos are below `root`.
 
     Args:
-        root: the photos' folder.
+        root: the photos' folder, or the photos themselves.
         file: the JSON file.
         split: as for every reader; not used. A task may carry its own in `data.split`.
 
@@ -37,7 +37,7 @@ def read_label_studio(root: Path, file: Path | None = None, split: str | None = 
         UserError: naming the file and the task.
     """
     assert file is not None
-    photos = PhotoFiles(root)
+    photos = PhotoFiles.at(root)
     tasks = typed(read_json(file, "Label Studio export"), list, str(file))
     rows, unseen, several = [], 0, 0
     for i, item in enumerate(tasks):

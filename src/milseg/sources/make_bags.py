@@ -41,6 +41,7 @@ def make_bag_set(
     background: bool | None = None,
     ignore_unknown: bool = False,
     untagged: str = "background",
+    keep_all: bool = False,
 ) -> BagSet:
     """The bags of what a reader found; `open_source` says what the arguments mean.
 
@@ -59,7 +60,7 @@ def make_bag_set(
     names = _class_names(labels, found, classes)
     found, more = _in_split(labels, found, split)
     notes += more
-    found, more = _known_only(found, names, ignore_unknown)
+    found, more = _known_only(found, names, ignore_unknown, keep_all)
     notes += more
     if background is None:
         background = not names_everything(found.values())
@@ -74,7 +75,7 @@ def make_bag_set(
             f"{labels.file}: {len(names):,} different tags; at most {VOID - 1} can be told apart in a mask. "
             "Is this the right column, and are its tags separated by one of , ; | or by blanks?"
         )
-    found, more = _policy(found, tags_are, background, untagged)
+    found, more = _policy(found, tags_are, background, untagged, keep_all)
     notes += more
     if not found:
         raise UserError(f"{labels.file}: no photo is left: {'; '.join(notes)}")
@@ -214,8 +215,10 @@ def _in_split(labels: Labels, rows: Rows, split: str | None) -> tuple[Rows, list
     return chosen, []
 
 
-def _known_only(rows: Rows, names: Sequence[str], ignore_unknown: bool) -> tuple[Rows, list[str]]:
-    """The rows with tags among `names` only; without those whose every tag is ignored."""
+def _known_only(
+    rows: Rows, names: Sequence[str], ignore_unknown: bool, keep_all: bool
+) -> tuple[Rows, list[str]]:
+    """The rows with tags among `names` only; without those whose every tag is ignored, unless all are kept."""
     known = set(names)
     kept: Rows = {}
     ignored: Counter[str] = Counter()
@@ -232,7 +235,7 @@ def _known_only(rows: Rows, names: Sequence[str], ignore_unknown: bool) -> tuple
             )
         ignored.update(tag for tag in row.present if tag not in known)
         short = _less(row, set(strange))
-        if row.present and not short.present:
+        if row.present and not short.present and not keep_all:
             # It shows something, and that is not the background.
             others.append(photo)
         else:
@@ -257,7 +260,9 @@ def names_everything(rows: Iterable[Labelled]) -> bool:
     return len(met) >= 2
 
 
-def _policy(rows: Rows, tags_are: str, background: bool, untagged: str) -> tuple[Rows, list[str]]:
+def _policy(
+    rows: Rows, tags_are: str, background: bool, untagged: str, keep_all: bool
+) -> tuple[Rows, list[str]]:
     """What becomes of photos without a tag; without a background class they have nothing to teach."""
     kept: Rows = {}
     empty, unseen = [], []
@@ -272,7 +277,7 @@ def _policy(rows: Rows, tags_are: str, background: bool, untagged: str) -> tuple
         else:
             kept[photo] = row
             continue
-        if background and not (untagged == "leave out" and not nothing):
+        if keep_all or (background and not (untagged == "leave out" and not nothing)):
             kept[photo] = row
     notes = []
     bag = "background-only" if untagged == "background" else "unknown"

@@ -21,6 +21,13 @@ from milseg.sources.voc_tree import looks_like_voc, read_voc_tree
 
 # read(root of the photos, file with the tags or None, split) -> what was found
 Reader = Callable[[Path, Path | None, str | None], Labels]
+FileReader = Callable[[Path | PhotoFiles, Path | None, str | None], Labels]
+# What a file with tags can be.
+FILE_READERS: dict[str, FileReader] = {
+    "table": read_tags_table,
+    "coco": read_coco,
+    "label_studio": read_label_studio,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +48,22 @@ class Source:
 SOURCES: dict[str, Source] = {
     "folder": Source(read=read_folder, needs_file=False, about="a folder of photos for each tag"),
     "table": Source(
-        read=read_tags_table,
+        read=FILE_READERS["table"],
         needs_file=True,
         about="photos and a table: CSV, TSV or JSON lines with image, tags[, split], or one column a tag",
     ),
-    "coco": Source(read=read_coco, needs_file=True, about="COCO JSON; each image's categories are its tags"),
+    "coco": Source(
+        read=FILE_READERS["coco"], needs_file=True, about="COCO JSON; each image's categories are its tags"
+    ),
     "voc": Source(
         read=read_voc_tree,
         needs_file=False,
         about="PASCAL VOC layout of any classes: XML annotations, or lists in ImageSets/Main",
     ),
     "label_studio": Source(
-        read=read_label_studio, needs_file=True, about="a Label Studio export (JSON); labels are tags"
+        read=FILE_READERS["label_studio"],
+        needs_file=True,
+        about="a Label Studio export (JSON); labels are tags",
     ),
 }
 
@@ -85,6 +96,7 @@ def open_source(
     ignore_unknown: bool = False,
     kind: str | None = None,
     untagged: str = "background",
+    keep_all: bool = False,
 ) -> BagSet:
     """Read photos and their tags, whatever their form (see `SOURCES`); no photo is opened.
 
@@ -105,6 +117,8 @@ def open_source(
         kind: a name in `SOURCES`, where what is given could be several things.
         untagged: what a photo that was looked at and has no tag is: "background" alone, "unknown", or "leave
             out".
+        keep_all: keep the photos whose tags are all ignored, and without a background class those without any: for
+            scoring, where masks say what is in a photo.
 
     Returns:
         A BagSet; its notes count what was left out or is odd. Bags are called by their photo's path below the
@@ -126,7 +140,17 @@ def open_source(
         background=background,
         ignore_unknown=ignore_unknown,
         untagged=untagged,
+        keep_all=keep_all,
     )
+
+
+def read_tags(file: Path, photos: PhotoFiles) -> Labels:
+    """What a file with tags of any form says, for photos that were found already; no photo is opened.
+
+    Raises:
+        UserError: no file of a known form, or a damaged one, with the place in it.
+    """
+    return FILE_READERS[file_kind(file)](photos, file, None)
 
 
 def find_source(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -62,6 +62,10 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
 class PhotoFiles:
     """The photos below a folder.
 
+    Args:
+        root: the folder.
+        names: the photos to take, by their paths below it; None lists the folder.
+
     Attributes:
         root: the folder.
         names: the photos' paths below it, with forward slashes, sorted.
@@ -72,14 +76,19 @@ class PhotoFiles:
         UserError: no such folder, or one that cannot be read.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, names: Iterable[str] | None = None) -> None:
         if not root.is_dir():
             what = "a file" if root.exists() else "no such folder"
             raise UserError(f"{root}: {what}; expected the folder of the photos")
         self.root = root
-        found = list(walk(root, PHOTO_SUFFIXES))
+        found = list(walk(root, PHOTO_SUFFIXES) if names is None else names)
         self.names = tuple(sorted(name for name in found if is_plain_text(name)))
         self.unreadable = tuple(ascii(name) for name in found if not is_plain_text(name))
+
+    @classmethod
+    def at(cls, place: Path | PhotoFiles) -> PhotoFiles:
+        """The photos below a folder, or those that were found already."""
+        return place if isinstance(place, PhotoFiles) else cls(place)
 
     @cached_property
     def _all(self) -> frozenset[str]:

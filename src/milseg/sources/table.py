@@ -31,11 +31,11 @@ EXPECTED = (
 )
 
 
-def read_tags_table(root: Path, file: Path | None = None, split: str | None = None) -> Labels:
+def read_tags_table(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
     """Photos below `root` with the tags that `file` gives them.
 
     Args:
-        root: the photos' folder.
+        root: the photos' folder, or the photos themselves.
         file: the table.
         split: as for every reader; not used, rows carry theirs.
 
@@ -56,7 +56,7 @@ def read_tags_table(root: Path, file: Path | None = None, split: str | None = No
         classes, rows = _wide_rows(file, text)
     if not rows:
         raise UserError(f"{file}: no rows; expected one a photo")
-    return Labels(file=file, photos=PhotoFiles(root), rows=rows, classes=classes, tags_from="tag file")
+    return Labels(file=file, photos=PhotoFiles.at(root), rows=rows, classes=classes, tags_from="tag file")
 
 
 def has_tags_column(path: Path, text: str) -> bool:
