@@ -20,7 +20,7 @@ LAYERS = (
     ("_version", "errors"),
     ("devices", "files", "named", "options", "photos"),
     ("bags",),
-    ("models", "photo_facts", "rules", "sources", "tag_facts"),
+    ("models", "photo_facts", "refine", "rules", "sources", "tag_facts"),
     ("checkpoint", "masks", "predict", "recipes", "training_time"),
     ("annotations", "check", "evaluate", "figures", "model_card", "segmenter", "tag_scores", "train"),
     ("catalog", "experiments", "prediction_run", "training_run"),
