@@ -19,9 +19,21 @@ BACKBONES: dict[str, str] = {
 }
 RULES: dict[str, str] = {
     "max": "one most probable place of each present class (the paper)",
+    "top-k": "the k most probable places of each present class; k below 1 is a share",
     "average": "every place for every present class",
     "binary-max": "one binary MIL a class on its top-scoring place, no competition",
+    "log-sum-exp-scores": "soft maximum of the scores, then a softmax over the classes",
+    "log-sum-exp-probs": "soft maximum of the probabilities",
+    "rank-pooling": "probabilities weighted by their rank, absent classes down (SEC)",
+    "em-fixed": "present classes get a fixed bonus, the top class is the target",
+    "em-adapt": "targets in which each present class wins its share of the places",
+    "ccnn": "the nearest soft targets whose class areas meet bounds",
     "oracle": "every pixel, from masks; for comparison",
+}
+REFINERS: dict[str, str] = {
+    "crf": "fully connected CRF: like colours and near pixels agree",
+    "pamr": "each pixel follows its most similar neighbours",
+    "superpixels": "the mean over each SLIC segment",
 }
 SOURCES: dict[str, str] = {
     "folder": "a folder for each tag",
@@ -37,6 +49,7 @@ def listing() -> str:
     parts = {
         "backbones (--backbone)": BACKBONES,
         "rules (--rule)": RULES,
+        "refiners (--refine)": REFINERS,
         "sources (found by looking; --kind)": SOURCES,
         "formats (--format)": {name: row.about for name, row in FORMATS.items()},
     }

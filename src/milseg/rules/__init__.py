@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from math import inf
 
 from milseg.errors import UserError, unknown_name
+from milseg.named import parse_call
 from milseg.rules.choosing import (
     Choice,
     Rule,
@@ -13,10 +14,15 @@ from milseg.rules.choosing import (
     choose_all,
     choose_masks,
     choose_max,
+    choose_top_k,
     choosing_rule,
     mil_loss,
 )
+from milseg.rules.entry import RuleEntry, chosen
+from milseg.rules.log_sum_exp import log_sum_exp_probs, log_sum_exp_scores
 from milseg.rules.loss_map import log_probs, loss_map, shown_weights, weighted_loss
+from milseg.rules.ranking import rank_pooling
+from milseg.rules.targets import choose_ccnn, choose_em_adapt, choose_em_fixed
 
 __all__ = [
     "RULES",
@@ -36,45 +42,81 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RuleEntry:
-    """A rule with what it learns from.
-
-    Attributes:
-        rule: the function.
-        supervision: "tags", or "masks" for rules that are given masks; every result repeats it.
-        about: one line for listings.
-    """
-
-    rule: Rule
-    supervision: str = "tags"
-    about: str = ""
-
-
 RULES: dict[str, RuleEntry] = {
-    "max": RuleEntry(
-        rule=choosing_rule(choose_max), about="one most probable place a present class (the paper)"
+    "max": chosen(choose_max, about="one most probable place of each present class (the paper)"),
+    "top-k": chosen(
+        choose_top_k,
+        about="the k most probable places of each present class; k below 1 is a share",
+        limits={"k": (1e-6, inf)},
     ),
-    "average": RuleEntry(rule=choosing_rule(choose_all), about="every place for every present class"),
+    "average": chosen(choose_all, about="every place for every present class"),
     "binary-max": RuleEntry(
-        rule=binary_max, about="one binary MIL a class on its top-scoring place, no competition"
+        rule=binary_max,
+        about="one binary MIL a class on its top-scoring place, no competition",
+        raw_scores=True,
     ),
-    "oracle": RuleEntry(
-        rule=choosing_rule(choose_masks), supervision="masks", about="every pixel, from masks"
+    "log-sum-exp-scores": RuleEntry(
+        rule=log_sum_exp_scores,
+        about="soft maximum of the scores, then a softmax over the classes",
+        raw_scores=True,
+        limits={"r": (1e-3, 1e4)},
     ),
+    "log-sum-exp-probs": RuleEntry(
+        rule=log_sum_exp_probs,
+        about="soft maximum of the probabilities",
+        limits={"r": (1e-3, 1e4), "absent": (0, inf)},
+    ),
+    "rank-pooling": RuleEntry(
+        rule=rank_pooling,
+        about="probabilities weighted by their rank, absent classes down (SEC)",
+        needs_background=True,
+        limits={
+            "foreground": (1e-6, 1),
+            "background": (1e-6, 1),
+            "absent": (0, inf),
+            "reference": (0, inf),
+        },
+    ),
+    "em-fixed": chosen(
+        choose_em_fixed,
+        about="present classes get a fixed bonus, the top class is the target",
+        needs_background=True,
+    ),
+    "em-adapt": chosen(
+        choose_em_adapt,
+        about="targets in which each present class wins its share of the places",
+        needs_background=True,
+        limits={"foreground": (0, 1), "background": (0, 1), "rounds": (1, 1000)},
+    ),
+    "ccnn": chosen(
+        choose_ccnn,
+        about="the nearest soft targets whose class areas meet bounds",
+        needs_background=True,
+        limits={
+            "background_low": (0, 1),
+            "background_high": (0, 1),
+            "foreground_low": (0, 1),
+            "slack": (0, 100),
+            "rounds": (1, 1000),
+        },
+    ),
+    "oracle": chosen(choose_masks, supervision="masks", about="every pixel, from masks; for comparison"),
 }
 
 
 def find_rule(name: str) -> RuleEntry:
     """The rule of that name, or one's own as `package.module:function` (importable, with a rule's signature).
 
+    Options go in parentheses: `top-k(k=5)`, `rank-pooling(foreground=0.99, absent=0.5)`.
+
     Raises:
-        UserError: no such rule, module or function.
+        UserError: no such rule, option, module or function; a value that makes no sense.
+
+    >>> find_rule("top-k(k=5)").options
+    {'k': 5.0}
     """
     if ":" not in name:
-        if name not in RULES:
-            raise unknown_name("rule", name, RULES)
-        return RULES[name]
+        return _named_rule(name)
     module_name, _, function_name = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
         raise UserError(f"rule {name!r}: expected package.module:function")
@@ -89,3 +131,10 @@ def find_rule(name: str) -> RuleEntry:
     if not callable(function):
         raise UserError(f"rule {name!r}: module {module_name!r} has no function {function_name!r}")
     return RuleEntry(rule=function, about=f"{module_name}:{function_name}")
+
+
+def _named_rule(text: str) -> RuleEntry:
+    name, settings = parse_call(text)
+    if name not in RULES:
+        raise unknown_name("rule", name, RULES)
+    return RULES[name].with_options(name, settings) if settings else RULES[name]

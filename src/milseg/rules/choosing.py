@@ -30,7 +30,8 @@ class Rule(Protocol):
     ) -> torch.Tensor: ...
 
 
-# (loss map, present [B, C], selectable [B, C or 1, h, w], masks) -> weights on the loss map [B, C, h, w]
+# (loss map, present [B, C], selectable [B, C, h, w], masks) -> weights on the loss map [B, C, h, w]; unknown
+# classes and padding are not selectable, and 0 on the loss map is all that is seen of an unknown class
 Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -64,6 +65,33 @@ def choose_all(
     places = selectable.expand_as(losses).to(losses.dtype)
     share = present / present.sum(dim=1, keepdim=True).clamp_min(1)
     return share[:, :, None, None] * places / places.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+
+
+def choose_top_k(
+    losses: torch.Tensor,
+    present: torch.Tensor,
+    selectable: torch.Tensor,
+    masks: torch.Tensor | None = None,
+    *,
+    k: float = 0.2,
+) -> torch.Tensor:
+    """The k most probable places of each present class, each with weight 1/(k |L|); k = 1 is `choose_max`.
+
+    Source: the k best regions of WILDCAT (Durand et al. 2017, section 3.3), on the loss map.
+
+    Args:
+        losses: loss map [B, C, h, w]; present: [B, C]; selectable: bool [B, C or 1, h, w].
+        k: a number of places; below 1 a share of the selectable ones (WILDCAT's 20 %), at least one.
+    """
+    open_places = selectable.expand_as(losses).flatten(2)
+    count = open_places.sum(dim=2, keepdim=True)
+    wanted = (k * count).round() if k < 1 else torch.full_like(count, round(k))
+    wanted = wanted.clamp_min(1).minimum(count)
+    order = losses.detach().flatten(2).masked_fill(~open_places, torch.inf).argsort(dim=2, stable=True)
+    chosen = torch.arange(order.shape[2], device=order.device) < wanted
+    share = present / present.sum(dim=1, keepdim=True).clamp_min(1)
+    weights = chosen * share[:, :, None] / wanted.clamp_min(1)
+    return torch.zeros_like(losses).flatten(2).scatter_(2, order, weights.to(losses.dtype)).view_as(losses)
 
 
 def choose_masks(
@@ -121,7 +149,7 @@ def mil_loss(
         0.405
     """
     losses = loss_map(scores, tags)
-    selectable = valid[:, None].bool()
+    selectable = valid[:, None].bool() & (tags != UNKNOWN)[:, :, None, None]
     if mask is not None:
         selectable = selectable & mask.bool()
     # Chosen without a graph: the choice is a constant of the step (paper: the loss is back-propagated through

@@ -1,0 +1,92 @@
+import math
+
+import pytest
+import torch
+
+from milseg.bags import UNKNOWN
+from milseg.rules import find_rule, log_probs
+from milseg.rules.log_sum_exp import log_sum_exp_probs, log_sum_exp_scores
+from tests.rules.cases import mean, random_case, slow, softmax
+
+
+def lse(values, r):
+    return math.log(mean(math.exp(r * v) for v in values)) / r
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("r", [0.5, 5.0])
+def test_of_scores_equals_the_slow_equation(seed, r):
+    scores, tags, valid = random_case(seed)
+    tags[2, 3] = UNKNOWN
+
+    def equation(bag):
+        pooled = {c: lse([s[c] for s in bag.s], r) for c in bag.known}
+        return -mean(math.log(softmax(pooled)[c]) for c in bag.present)
+
+    expected = slow(equation, scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=r), expected)
+
+    def logistic(bag):
+        pooled = {c: lse([s[c] for s in bag.s], r) for c in bag.known}
+        return mean(math.log1p(math.exp(-v if c in bag.present else v)) for c, v in pooled.items())
+
+    expected = slow(logistic, scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=r, sigmoid=True), expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("r", "absent"), [(0.5, 0.0), (5.0, 0.0), (5.0, 0.7), (100.0, 1.0)])
+def test_of_probs_equals_the_slow_equation(seed, r, absent):
+    scores, tags, valid = random_case(seed)
+    tags[2, 3] = UNKNOWN
+
+    def equation(bag):
+        pooled = {c: lse([p[c] for p in bag.p], r) for c in bag.known}
+        up = mean(math.log(pooled[c]) for c in bag.present)
+        return -up - absent * mean(math.log(1 - pooled[c]) for c in bag.absent)
+
+    expected = slow(equation, scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_probs(scores, tags, valid, r=r, absent=absent), expected)
+
+
+def test_limits():
+    scores, tags, valid = random_case(3)
+    top = find_rule("max").rule(scores, tags, valid)
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(log_sum_exp_probs(scores, tags, valid, r=1e4), top, **close)
+
+    def average(bag):
+        return -mean(math.log(mean(p[c] for p in bag.p)) for c in bag.present)
+
+    expected = slow(average, scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_probs(scores, tags, valid, r=1e-3), expected, **close)
+
+    def max_of_scores(bag):
+        return -mean(
+            math.log(softmax({c: max(s[c] for s in bag.s) for c in bag.known})[c]) for c in bag.present
+        )
+
+    expected = slow(max_of_scores, scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=1e4), expected, **close)
+
+
+@pytest.mark.parametrize("gap", [3.0, 30.0, 300.0, 3000.0])
+def test_probs_stay_exact_where_a_class_vanishes_or_fills_everything(gap):
+    scores = torch.zeros(1, 3, 2, 2)
+    scores[:, 0] += gap
+    scores[0, 1, 0, 0] += 1.0
+    scores.requires_grad_()
+    tags = torch.tensor([[0, 1, 0]], dtype=torch.int8)
+    loss = log_sum_exp_probs(scores, tags, torch.ones(1, 2, 2, dtype=torch.bool), absent=1.0)
+    (grad,) = torch.autograd.grad(loss.sum(), scores)
+    assert loss.isfinite().all()
+    assert grad.isfinite().all()
+    if gap > 10:
+        # P_1 is the mean of p_1, about e^-gap; 1 - P_0 about the mean of e^-gap times e + 1 or 2
+        log_p = log_probs(scores.detach().double(), tags)
+        up = -float(log_p[0, 1].logsumexp((0, 1)) - math.log(4))
+        weights = torch.exp(torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64))
+        others = float((weights + 1).sum().log()) - gap - math.log(4)
+        # LSE of 1 - x with r = 5 is 1 - mean x e^5 / e^5
+        assert float(loss.detach()) == pytest.approx(up - others / 2, rel=1e-4)
+        assert grad[0, 1].min() < -1e-3

@@ -1,0 +1,184 @@
+import math
+
+import pytest
+import torch
+
+from milseg.bags import UNKNOWN
+from milseg.rules import find_rule, loss_map
+from milseg.rules.targets import choose_ccnn, choose_em_adapt
+from tests.rules.cases import Bag, mean, random_case, slow
+
+
+def selectable_of(tags, valid):
+    return valid[:, None] & (tags != UNKNOWN)[:, :, None, None]
+
+
+def crossed(bag, targets):
+    """Mean over the places of the cross entropy to a distribution at each."""
+    return mean(
+        -sum(t * math.log(p[c]) for c, t in target.items() if t)
+        for p, target in zip(bag.p, targets, strict=True)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_em_fixed_equals_the_slow_equation(seed):
+    scores, tags, valid = random_case(seed)
+    tags[2, 3] = UNKNOWN
+
+    def equation(bag):
+        targets = []
+        for s in bag.s:
+            biased = {c: v + (0.5 if c == 0 else 1.5) * (c in bag.present) for c, v in s.items()}
+            targets.append({max(biased, key=biased.get): 1.0})
+        return crossed(bag, targets)
+
+    loss = find_rule("em-fixed(foreground=1.5, background=0.5)").rule(scores, tags, valid)
+    torch.testing.assert_close(loss, slow(equation, scores, tags, valid))
+
+
+def test_em_fixed_may_choose_an_absent_class_and_em_adapt_may_not():
+    scores = torch.zeros(1, 3, 1, 2)
+    scores[0, 2, 0, 0] = 20.0
+    tags, valid = torch.tensor([[1, 1, 0]]), torch.ones(1, 1, 2, dtype=torch.bool)
+    losses, present = loss_map(scores, tags), (tags == 1).float()
+    fixed = find_rule("em-fixed").choose(losses, present, selectable_of(tags, valid), None)
+    assert fixed[0, :, 0, 0].tolist() == [0, 0, 0.5]
+    adapted = find_rule("em-adapt").choose(losses, present, selectable_of(tags, valid), None)
+    assert adapted[0, 2].tolist() == [[0, 0]]
+
+
+def slow_em_adapt(bag, bg, fg, rounds):
+    s = [{c: v for c, v in place.items() if c in bag.present} for place in bag.s]
+    for _ in range(rounds):
+        for c in sorted(bag.present):
+            behind = sorted(max(place.values()) - place[c] for place in s)
+            nth = min(int((bg if c == 0 else fg) * bag.n), bag.n - 1)
+            for place in s:
+                place[c] += behind[nth] + 1e-4 if behind[nth] > 0 else 0.0
+    return [{max(sorted(place), key=place.get): 1.0} for place in s]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_em_adapt_equals_the_slow_algorithm(seed, rounds):
+    scores, tags, valid = random_case(seed)
+    tags[2, 3] = UNKNOWN
+    loss = find_rule(f"em-adapt(rounds={rounds})").rule(scores, tags, valid)
+    expected = slow(lambda bag: crossed(bag, slow_em_adapt(bag, 0.4, 0.2, rounds)), scores, tags, valid)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_em_adapt_gives_each_present_class_its_share(seed):
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.randn(4, 4, 8, 10, generator=g)
+    scores[:, 0] += 6  # the background is everywhere the top class
+    tags = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 1], [1, 0, 0, 0], [1, -1, 1, 0]])
+    valid = torch.ones(4, 8, 10, dtype=torch.bool)
+    valid[1, :, 7:] = False
+    targets = choose_em_adapt(loss_map(scores, tags), (tags == 1).float(), selectable_of(tags, valid))
+    area = targets.sum(dim=(2, 3))
+    torch.testing.assert_close(area.sum(dim=1), torch.ones(4))
+    assert (area[tags != 1] == 0).all()
+    assert (area[:, 0] >= 0.39).all()
+    for b in range(4):
+        for c in range(1, 4):
+            if tags[b, c] == 1:
+                assert area[b, c] >= 0.19
+
+
+def dual(bag, u):
+    """The value of CCNN's dual at multipliers u, by its formula, and its distributions."""
+    logs = []
+    targets = []
+    for p in bag.p:
+        raised = {c: p[c] * math.exp(u[c]) for c in bag.present}
+        total = sum(raised.values())
+        logs.append(math.log(total))
+        targets.append({c: v / total for c, v in raised.items()})
+    value = -mean(logs)
+    for c in bag.present:
+        high = 0.7 if bag.front else 1.0
+        value += (0.3 if u[c] > 0 else high) * u[c] if c == 0 else 0.05 * u[c]
+    return value, targets
+
+
+def slow_ccnn(bag, slack=2.0):
+    """The dual's maximum by ternary search in each coordinate in turn."""
+    u = dict.fromkeys(bag.present, 0.0)
+    for _ in range(60):
+        for c in bag.present:
+            left, right = (-30.0, 30.0) if c == 0 else (0.0, slack)
+            for _ in range(70):
+                a, b = left + (right - left) / 3, right - (right - left) / 3
+                if dual(bag, {**u, c: a})[0] < dual(bag, {**u, c: b})[0]:
+                    left = a
+                else:
+                    right = b
+            u[c] = (left + right) / 2
+    return dual(bag, u)[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("lift", [0.0, 4.0, -4.0])
+def test_ccnn_equals_the_slow_dual(seed, lift):
+    scores, tags, valid = random_case(seed, height=2, width=3)
+    scores[:, 0] += lift
+    tags[2, 3] = UNKNOWN
+    loss = find_rule("ccnn").rule(scores, tags, valid)
+    expected = slow(lambda bag: crossed(bag, slow_ccnn(bag)), scores, tags, valid)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lift", [0.0, 12.0, -12.0])
+def test_ccnn_meets_its_constraints(lift):
+    g = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 5, 9, 9, generator=g)
+    scores[:, 0] += lift
+    tags = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 1, 1], [1, 0, 0, 0, 0], [1, -1, 1, 0, 0]])
+    valid = torch.ones(4, 9, 9, dtype=torch.bool)
+    targets = choose_ccnn(
+        loss_map(scores, tags), (tags == 1).float(), selectable_of(tags, valid), slack=100.0
+    )
+    area = targets.sum(dim=(2, 3))
+    torch.testing.assert_close(area.sum(dim=1), torch.ones(4))
+    assert (area[tags != 1] == 0).all()
+    assert float(area[2, 0]) == pytest.approx(1)
+    for b in (0, 1, 3):
+        assert 0.299 <= area[b, 0] <= 0.701
+        for c in range(1, 5):
+            if tags[b, c] == 1:
+                assert area[b, c] >= 0.0499
+
+
+def test_ccnn_leaves_an_output_alone_that_meets_the_constraints():
+    scores = torch.zeros(1, 2, 1, 4)
+    tags, valid = torch.tensor([[1, 1]]), torch.ones(1, 1, 4, dtype=torch.bool)
+    targets = choose_ccnn(loss_map(scores, tags), (tags == 1).float(), selectable_of(tags, valid))
+    torch.testing.assert_close(targets, torch.full((1, 2, 1, 4), 0.125))
+
+
+def test_ccnn_slack_bounds_the_push():
+    scores = torch.zeros(1, 2, 1, 4)
+    scores[:, 0] = 9.0
+    tags, valid = torch.tensor([[1, 1]]), torch.ones(1, 1, 4, dtype=torch.bool)
+    choice = find_rule("ccnn(background_high=1, slack=2)").choose
+    targets = choice(loss_map(scores, tags), (tags == 1).float(), selectable_of(tags, valid), None)
+    assert float(targets[0, 1].sum()) == pytest.approx(1 / (1 + math.exp(9 - 2)), rel=1e-4)
+
+
+def test_nothing_present_gives_no_target():
+    scores = torch.zeros(1, 3, 1, 2)
+    tags, valid = torch.tensor([[0, 0, -1]]), torch.ones(1, 1, 2, dtype=torch.bool)
+    for name in ("em-fixed", "em-adapt", "ccnn"):
+        loss = find_rule(name).rule(scores.requires_grad_(), tags, valid)
+        assert loss.tolist() == [0], name
+        loss.sum().backward()
+
+
+def test_bags_helper_reads_what_the_rules_read():
+    scores, tags, valid = random_case(0)
+    bag = Bag(scores[0], tags[0], valid[0])
+    assert bag.n == int(valid[0].sum())
+    assert sum(bag.p[0].values()) == pytest.approx(1)
