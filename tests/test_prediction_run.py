@@ -363,6 +363,35 @@ def test_known_tags_that_do_not_fit(photos: Path, model: Path, text: str, told: 
     assert not (model.parent / "out").exists()
 
 
+def test_known_tags_as_columns_leave_the_unknown_open(
+    photos: Path, model: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dog is blank for a: masked as if cat alone were ruled out; c is said to be empty; b has no row."""
+    tags, out = model.parent / "tags.csv", model.parent / "out"
+    tags.write_text("image,cat,dog\na,0,\nc,0,0\n")
+    words = ("predict", photos, "--model", model, "--out", out, "--tags", tags)
+    assert command(*words) == 0
+    assert "3 photos have no row in" in capsys.readouterr().err
+    rows = {row["photo"]: row for row in table(out)}
+    assert [name for name, row in rows.items() if row["tags_given"] == "yes"] == sorted(
+        ["a.jpg", "in/deep/c.JPG"], key=list(rows).index
+    )
+    segmenter = load(model)
+    for name, allowed in (("a", ["dog"]), ("in/deep/c", []), ("b", None)):
+        photo = next(photo for photo in photos.rglob("*") if photo.with_suffix("") == photos / name)
+        expected = segmenter.segment(photo, tags=allowed).mask
+        assert np.array_equal(open_mask(out / "masks" / f"{name}.png"), expected)
+    assert rows["in/deep/c.JPG"]["areas"] == "background=1.0000"
+    assert "dog" in rows["a.jpg"]["areas"]
+
+    assert command(*words, "--resume", "--tags-are", "partial") == 2
+    assert "the run to resume had other classes or options" in capsys.readouterr().err
+    tags.write_text("image,tags\na,cat zebra\n")
+    assert command(*words, "--overwrite") == 2
+    assert "line 2: unknown tag 'zebra'" in capsys.readouterr().err
+    assert command(*words, "--overwrite", "--ignore-unknown-tags") == 0
+
+
 def test_a_row_that_two_photos_answer_to(photos: Path, model: Path) -> None:
     tags = model.parent / "tags.csv"
     (photos / "in" / "two").mkdir()

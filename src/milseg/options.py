@@ -352,8 +352,10 @@ class PredictOptions:
         model: model folder, as `milseg train` writes it.
         out: folder for masks/, overlays/, predictions.csv and the other formats' files.
         format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
-        tags: file with tags that are known; the classes it does not name for a photo are ruled out there. The result
-            says so.
+        tags: file with tags that are known, in any form that training reads; the classes that it says are not in a
+            photo are ruled out there. The result says so.
+        tags_are: complete (a tag that is not there is absent) or partial (it may be there).
+        ignore_unknown_tags: skip known tags that the model has no class for.
         adjust: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
         max_pixels: larger photos are refused before decoding.
         device: auto, cpu, cuda or mps.
@@ -366,6 +368,8 @@ class PredictOptions:
     out: Path = Path("runs/masks")
     format: tuple[str, ...] = ("png",)
     tags: Path | None = None
+    tags_are: str = "complete"
+    ignore_unknown_tags: bool = False
     adjust: str | None = None
     max_pixels: int = 100_000_000
     device: str = "auto"

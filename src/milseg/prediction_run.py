@@ -23,8 +23,9 @@ from milseg.errors import UserError
 from milseg.files import claim_folder, write_json, write_text
 from milseg.options import PredictOptions
 from milseg.segmenter import Segmentation, load
+from milseg.sources.known_tags import KnownTags, read_known_tags
 from milseg.sources.photo_files import walk, without_suffix
-from milseg.sources.tag_file import PHOTO_SUFFIXES, known_tags, read_tag_file
+from milseg.sources.tag_file import PHOTO_SUFFIXES
 
 COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
 SHOWN = 10
@@ -112,51 +113,6 @@ def parse_adjust(text: str | None) -> dict[str, float]:
     return amounts
 
 
-def read_known_tags(
-    path: Path, classes: Iterable[str], photos: Sequence[PhotoFile]
-) -> dict[str, tuple[str, ...]]:
-    """Known tags by photo name, of the photos that have a row.
-
-    A row is a photo's when it is the path below the input folder, or one of the two ends like the other; the
-    extension may be left out.
-
-    Raises:
-        UserError: a tag that is no class of the model, two rows for a photo or two photos for a row, or no row for any
-            photo.
-    """
-    names = frozenset(classes)
-    table = {without_suffix(row.image): known_tags(path, row, names) for row in read_tag_file(path)}
-    exact, by_last = {photo.name for photo in photos}, dict[str, list[str]]()
-    for key in table:
-        by_last.setdefault(key.rpartition("/")[2], []).append(key)
-    found: dict[str, tuple[str, ...]] = {}
-    taken: dict[str, str] = {}
-    for name in sorted(exact):
-        near = [
-            key for key in by_last.get(name.rpartition("/")[2], ()) if key not in exact and _ends(key, name)
-        ]
-        keys = [name] if name in table else near
-        if len(keys) > 1:
-            raise UserError(f"{path}: rows {keys[0]!r} and {keys[1]!r} may both be photo {name!r}; keep one")
-        for key in keys:
-            other = taken.setdefault(key, name)
-            if other != name:
-                raise UserError(
-                    f"{path}: row {key!r} may be photo {other!r} or {name!r}; write its path below the input folder"
-                )
-            found[name] = table[key]
-    if not found:
-        raise UserError(
-            f"{path}: no row for any of the photos; its rows are like {next(iter(table))!r}, the photos like "
-            f"{min(exact)!r}"
-        )
-    return found
-
-
-def _ends(one: str, other: str) -> bool:
-    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
-
-
 def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, int]:
     """Segment photos into `options.out`; returns counts: photos, done (now), earlier, failed.
 
@@ -172,12 +128,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
     kinds = [writer_class(name) for name in formats]
     check_photos([(photo.name, photo.below) for photo in photos], kinds)
     segmenter = load(options.model, device=options.device, adjust=adjust)
-    given = read_known_tags(options.tags, segmenter.classes, photos) if options.tags else {}
-    if options.tags and len(given) < len(photos):
-        free = len(photos) - len(given)
-        print(
-            f"milseg: {free} photos have no row in {options.tags} and are predicted freely", file=sys.stderr
-        )
+    given = _known_tags(options, segmenter.classes, photos).allowed
     _claim_folder(options.out, options)
     write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
     failed: dict[str, str] = {}
@@ -189,7 +140,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
         ]
         header = {
             "model": _digest(options.model / "model.safetensors"),
-            "tags": _digest(options.tags) if options.tags else None,
+            "tags": _tags_record(options),
             "adjust": adjust,
         }
         rows = Ledger(options.out / ".parts" / "predictions.jsonl", header, resume=options.resume)
@@ -218,6 +169,37 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
         )
     _tell_failed(failed)
     return counts
+
+
+def _known_tags(options: PredictOptions, classes: Sequence[str], photos: Sequence[PhotoFile]) -> KnownTags:
+    if options.tags is None:
+        return KnownTags(allowed={})
+    first = Path(options.inputs[0])
+    known = read_known_tags(
+        options.tags,
+        classes,
+        [photo.below for photo in photos],
+        root=first if first.is_dir() else photos[0].path.parent,
+        tags_are=options.tags_are,
+        ignore_unknown=options.ignore_unknown_tags,
+    )
+    for note in known.notes:
+        print(f"milseg: {note}", file=sys.stderr)
+    free = len(photos) - len(known.allowed)
+    if free:
+        print(
+            f"milseg: {free} photos have no row in {options.tags}, or one that says nothing, and are predicted freely",
+            file=sys.stderr,
+        )
+    return known
+
+
+def _tags_record(options: PredictOptions) -> str | list[str] | None:
+    """What a run that is resumed must agree on."""
+    if options.tags is None:
+        return None
+    digest = _digest(options.tags)
+    return digest if options.tags_are == "complete" else [digest, options.tags_are]
 
 
 def _claim_folder(out: Path, options: PredictOptions) -> None:
