@@ -9,6 +9,7 @@ import pytest
 from milseg import catalog
 from milseg.annotations import FORMATS
 from milseg.models.backbones import BACKBONES
+from milseg.refine import REFINERS
 from milseg.rules import RULES
 from milseg.sources.open import SOURCES
 
@@ -19,6 +20,7 @@ def test_the_words_are_those_of_the_tables_that_do_the_work() -> None:
     assert list(catalog.BACKBONES) == list(BACKBONES)
     assert set(catalog.RULES) == set(RULES)
     assert set(catalog.SOURCES) == set(SOURCES)
+    assert {name: row.about for name, row in REFINERS.items()} == catalog.REFINERS
 
 
 def test_the_strides_are_those_of_the_backbones() -> None:
@@ -28,7 +30,7 @@ def test_the_strides_are_those_of_the_backbones() -> None:
 
 def test_the_listing_names_everything() -> None:
     text = catalog.listing()
-    for name in (*BACKBONES, *RULES, *SOURCES, *FORMATS):
+    for name in (*BACKBONES, *RULES, *REFINERS, *SOURCES, *FORMATS):
         assert f"\n  {name} " in text
 
 
