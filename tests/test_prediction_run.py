@@ -419,6 +419,57 @@ def test_a_folder_that_holds_files_is_refused(photos: Path, model: Path) -> None
         predict(model, photos, out="file")
 
 
+def test_overwriting_leaves_no_mask_of_an_earlier_run(
+    photos: Path, model: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other photos, fewer formats: the folder is then that of a run into an empty one, but for what is not ours."""
+    (photos / "in" / "cut.jpg").write_bytes(b"no photo")
+    predict(model, photos, format=FORMATS)
+    out = model.parent / "out"
+    assert (out / "failed.csv").exists()
+    mine = {
+        "mine.txt": b"1",
+        "masks/in/corrected.png": b"2",
+        "overlays/in/deep/note.jpg": b"3",
+        "scores/x": b"4",
+    }
+    for name, data in mine.items():
+        (out / name).write_bytes(data)
+    Image.fromarray(blocks(9)).save(photos / "z.png")
+    words = ("predict", photos / "z.png", photos / "b.png", "--model", model)
+    assert command(*words, "--out", out) == 2
+    assert "already holds files" in capsys.readouterr().err
+    assert (out / "masks" / "a.png").exists()
+    assert command(*words, "--out", out, "--overwrite", "--format", "coco") == 0
+    assert command(*words, "--out", model.parent / "new", "--format", "coco") == 0
+    files = files_below(out)
+    assert {name: files.pop(name) for name in mine} == mine
+    assert files == files_below(model.parent / "new")
+    assert sorted(path.name for path in (out / ".parts").iterdir()) == [
+        "coco.jsonl",
+        "png.jsonl",
+        "predictions.jsonl",
+    ]
+
+
+def test_overwriting_never_removes_the_photos_themselves(photos: Path, model: Path) -> None:
+    """Masks of an earlier run that are photos of this one stay, as what is to be predicted."""
+    predict(model, photos / "a.jpg")
+    masks = model.parent / "out" / "masks"
+    assert predict(model, masks, overwrite=True)["done"] == 1
+    # The mask that was the photo is now the mask of that photo: both are called a.
+    assert open_mask(masks / "a.png").shape == (30, 40)
+
+
+def test_a_mistake_is_found_before_anything_is_removed(photos: Path, model: Path) -> None:
+    predict(model, photos)
+    before = files_below(model.parent / "out")
+    for changes in ({"adjust": "dgo=1"}, {"tags": model.parent / "none.csv"}, {"format": ("cocoo",)}):
+        with pytest.raises(UserError):
+            predict(model, photos / "b.png", overwrite=True, **changes)
+    assert files_below(model.parent / "out") == before
+
+
 # stop and go on
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from milseg.annotations import open_writer, writer_class
+from milseg.annotations.earlier import read_header, remove_earlier
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
 from milseg.files import claim_folder, write_json, write_text
@@ -28,6 +29,8 @@ from milseg.sources.photo_files import walk, without_suffix
 from milseg.sources.tag_file import PHOTO_SUFFIXES
 
 COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
+LEDGER = "predictions.jsonl"
+RUN_FILES = ("predictions.csv", "failed.csv", "labels.json")
 SHOWN = 10
 # What `atomic_path` calls a file that is not whole yet.
 LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp(\..+)?")
@@ -129,7 +132,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
     check_photos([(photo.name, photo.below) for photo in photos], kinds)
     segmenter = load(options.model, device=options.device, adjust=adjust)
     given = _known_tags(options, segmenter.classes, photos).allowed
-    _claim_folder(options.out, options)
+    _claim_folder(options.out, options, photos)
     write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
     failed: dict[str, str] = {}
     done = 0
@@ -143,7 +146,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
             "tags": _tags_record(options),
             "adjust": adjust,
         }
-        rows = Ledger(options.out / ".parts" / "predictions.jsonl", header, resume=options.resume)
+        rows = Ledger(options.out / ".parts" / LEDGER, header, resume=options.resume)
         stack.enter_context(closing(rows))
         todo = [photo for photo in photos if not _finished(photo, writers, rows)]
         for photo in tqdm(todo, desc="predict", unit="photo", disable=not progress):
@@ -202,12 +205,25 @@ def _tags_record(options: PredictOptions) -> str | list[str] | None:
     return digest if options.tags_are == "complete" else [digest, options.tags_are]
 
 
-def _claim_folder(out: Path, options: PredictOptions) -> None:
+def _claim_folder(out: Path, options: PredictOptions, photos: Iterable[PhotoFile]) -> None:
     claim_folder(out, resume=options.resume, overwrite=options.overwrite)
+    if options.overwrite and not options.resume:
+        _remove_earlier(out, keep={photo.path.resolve() for photo in photos})
     # A run that was killed may have left halves of files.
     for folder, _, names in os.walk(out):
         for name in filter(LEFTOVER.fullmatch, names):
             Path(folder, name).unlink(missing_ok=True)
+
+
+def _remove_earlier(out: Path, *, keep: Collection[Path]) -> None:
+    """Remove what an earlier run wrote: masks of other photos would be taken for this run's."""
+    ledger = out / ".parts" / LEDGER
+    ours = "model" in (read_header(ledger) or {})
+    for name in RUN_FILES if ours else ():
+        (out / name).unlink(missing_ok=True)
+    remove_earlier(out, keep=keep)
+    if ours:
+        ledger.unlink(missing_ok=True)
 
 
 def _digest(path: Path) -> str:

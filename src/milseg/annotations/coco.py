@@ -33,6 +33,7 @@ class CocoWriter(Writer):
     """
 
     format = "coco"
+    run_files = ("coco.json",)
 
     def __init__(
         self, out: Path, classes: Sequence[str], *, resume: bool = False, regions: bool = False

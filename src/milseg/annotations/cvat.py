@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,6 +34,7 @@ class CvatWriter(Writer):
     """
 
     format = "cvat"
+    run_files = ("cvat.zip",)
 
     def _check_classes(self) -> None:
         super()._check_classes()
@@ -53,6 +55,10 @@ class CvatWriter(Writer):
                 f"photo {name!r}: CVAT's list of photos has no way to write a leading '#' or spaces around a "
                 "name; rename the photo, or leave the format cvat out"
             )
+
+    @classmethod
+    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+        return [f".parts/cvat/{folder}/{name}.png" for folder in (CLASS_FOLDER, OBJECT_FOLDER)]
 
     def _colours(self) -> UInt8:
         """The colour of each number in a mask, uint8 [256, 3]; black where it is no label."""

@@ -28,6 +28,7 @@ class LabelStudioWriter(Writer):
     """
 
     format = "labelstudio"
+    run_files = ("labelstudio.json", "labelstudio_config.xml")
 
     def __init__(
         self,

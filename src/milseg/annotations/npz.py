@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,10 @@ class NpzWriter(Writer):
 
     format = "npz"
     needs_scores = True
+
+    @classmethod
+    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+        return [f"scores/{name}.npz"]
 
     def _write(self, prediction: Prediction) -> None:
         scores, stride, offset = prediction.scores, prediction.stride, prediction.offset

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -41,6 +42,13 @@ class PngWriter(Writer):
             raise unknown_name("overlay suffix", overlay_suffix, OVERLAY_SUFFIXES)
         self.overlays, self.suffix, self.max_pixels = overlays, overlay_suffix, max_pixels
         super().__init__(out, classes, resume=resume, overlays=overlays, overlay_suffix=overlay_suffix)
+
+    @classmethod
+    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+        files = [f"masks/{name}.png"]
+        if header.get("overlays") and header.get("overlay_suffix") in OVERLAY_SUFFIXES:
+            files.append(f"overlays/{name}{header['overlay_suffix']}")
+        return files
 
     def _write(self, prediction: Prediction) -> None:
         write_mask(self.place(self.out / "masks", prediction.name, ".png"), prediction.mask)

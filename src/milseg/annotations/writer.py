@@ -159,7 +159,7 @@ class Ledger:
                 )
             end = file.tell()
             for line in file:
-                entry = _entry(line)
+                entry = read_entry(line)
                 if entry is None:
                     break
                 self.names[entry["name"]] = entry["photo_file"]
@@ -191,7 +191,7 @@ class Ledger:
         with self.path.open("rb") as file:
             file.readline()
             for line in file:
-                entry = _entry(line)
+                entry = read_entry(line)
                 if entry is None:
                     return
                 yield entry
@@ -200,7 +200,8 @@ class Ledger:
         self._file.close()
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def read_entry(line: bytes) -> dict[str, Any] | None:
+    """An entry of a ledger; None for a line that is not whole, or is none."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -221,6 +222,8 @@ class Writer(ABC):
 
     format: ClassVar[str]
     needs_scores: ClassVar[bool] = False
+    # Files of the whole run, as paths below `out`.
+    run_files: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, out: Path, classes: Sequence[str], *, resume: bool = False, **options: Any) -> None:
         """See `open_writer`; `options` are what makes two runs of this format differ."""
@@ -258,6 +261,11 @@ class Writer(ABC):
     def check_photo_name(cls, name: str) -> None:
         """Raise UserError for a name that this format cannot hold."""
         check_name(name)
+
+    @classmethod
+    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+        """A photo's own files, as paths below `out`; `header` is what the ledger says of the run's options."""
+        return []
 
     def present(self, mask: UInt8) -> list[int]:
         """The labels' numbers that a mask shows; never the background, never void."""

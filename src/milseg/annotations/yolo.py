@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from milseg.annotations.polygons import polygons
 from milseg.annotations.writer import Prediction, Writer
@@ -25,6 +27,11 @@ class YoloWriter(Writer):
     """
 
     format = "yolo"
+    run_files = ("yolo/data.yaml",)
+
+    @classmethod
+    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+        return [f"yolo/labels/{name}.txt"]
 
     def _write(self, prediction: Prediction) -> None:
         height, width = prediction.mask.shape

@@ -1,0 +1,77 @@
+"""Take away what an earlier run wrote into a folder, by its own records, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from milseg.annotations import FORMATS, writer_class
+from milseg.annotations.writer import check_name, read_entry
+from milseg.errors import UserError
+
+
+def remove_earlier(out: Path, *, keep: Collection[Path] = ()) -> int:
+    """Remove the files that earlier writers recorded below `out`; returns how many.
+
+    Goes by the ledgers in `out/.parts`: of each format the files of the whole run and those of each photo named
+    there, then the ledger, so that a removal cut short can go on. Folders that became empty go too. What no ledger
+    names stays, as does anything that lies outside `out` or is reached by a link to there.
+
+    Args:
+        keep: files that stay in any case, resolved.
+    """
+    root = out.resolve()
+    count = 0
+    for name in FORMATS:
+        ledger = out / ".parts" / f"{name}.jsonl"
+        header = read_header(ledger)
+        if header is None or header.get("format") != name:
+            continue
+        writer = writer_class(name)
+        count += _remove(root, writer.run_files, keep)
+        for photo in _names(ledger):
+            count += _remove(root, writer.files_of(photo, header), keep)
+        _remove(root, [f".parts/{ledger.name}"], keep)
+    return count
+
+
+def read_header(ledger: Path) -> dict[str, Any] | None:
+    """The first line of a ledger; None where there is no whole one."""
+    try:
+        with ledger.open("rb") as file:
+            line = file.readline()
+        header = json.loads(line) if line.endswith(b"\n") else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return header if isinstance(header, dict) else None
+
+
+def _names(ledger: Path) -> Iterator[str]:
+    with ledger.open("rb") as file:
+        file.readline()
+        for line in file:
+            entry = read_entry(line)
+            if entry is None:
+                return
+            # A ledger is a file like any other: what it says must not lead elsewhere.
+            with suppress(UserError):
+                check_name(entry["name"])
+                yield entry["name"]
+
+
+def _remove(root: Path, names: Iterable[str], keep: Collection[Path]) -> int:
+    count = 0
+    for name in names:
+        path = root / name
+        folder = path.parent.resolve()
+        if not folder.is_relative_to(root) or path.resolve() in keep or not path.is_file():
+            continue
+        path.unlink()
+        count += 1
+        while folder != root and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+    return count
