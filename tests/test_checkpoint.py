@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import struct
@@ -22,6 +23,8 @@ from milseg import __version__
 from milseg.checkpoint import ModelSpec, load_model, load_state, save_model, save_state
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
+from milseg.options import InferenceConfig
+from milseg.prior import Prior
 
 SPEC = ModelSpec(backbone="tiny", classes=("background", "cat", "dög"), output_stride=2, longest_side=320)
 FILES = ["config.yaml", "labels.json", "model.safetensors"]
@@ -77,10 +80,22 @@ def test_the_files_say_what_they_are_and_everyone_may_read_them(folder: Path) ->
         "supervision": "tags",
         "tags_from": "",
         "longest_side": 320,
+        "inference": {"scales": [1.0], "flip": False, "prior": 0.0, "refine": "none", "refine_side": 512},
+        "prior": None,
         "milseg_version": __version__,
     }
     assert json.loads((folder / "labels.json").read_text(encoding="utf-8")) == {"classes": list(SPEC.classes)}
     assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_inference_and_prior_come_back(tmp_path: Path) -> None:
+    spec = replace(
+        SPEC,
+        inference=InferenceConfig(scales=(1.0, 1.5), flip=True, prior=0.5, refine="crf(iterations=3)"),
+        prior=Prior(slope=(0.0, 1.25, 2.5), intercept=(math.inf, -1.0, 0.5)),
+    )
+    save_model(tmp_path, net(), spec)
+    assert load_model(tmp_path)[1] == spec
 
 
 def test_a_later_versions_settings_are_skipped(folder: Path) -> None:

@@ -14,9 +14,13 @@ import milseg
 from milseg.checkpoint import ModelSpec, save_model
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
-from milseg.photos import open_photo
-from milseg.predict import segment
+from milseg.options import InferenceConfig
+from milseg.photos import open_photo, resize_photo
+from milseg.predict import masks_from_scores, segment, upsample
+from milseg.prior import Prior, apply_prior
+from milseg.refine import dense_crf
 from milseg.segmenter import Segmenter, load
+from milseg.views import look
 
 CLASSES = ("background", "cat", "cow", "dog")
 
@@ -52,6 +56,54 @@ def test_the_result_is_of_the_photos_own_size(photo: np.ndarray) -> None:
     assert found.overlay(alpha=0.0).tolist() == photo.tolist()
     assert found.input_size == (39, 48)  # made smaller to longest_side, as in training
     assert not found.tags_given
+
+
+def test_views_prior_and_refiner_each_take_part(photo: np.ndarray) -> None:
+    """Each setting's mask is the one worked out from its parts."""
+    size = (57, 70)
+    prior = Prior(slope=(0.0, *[0.7] * (len(CLASSES) - 1)), intercept=(math.inf, *[-3.0] * (len(CLASSES) - 1)))
+    spec = ModelSpec(backbone="tiny", classes=CLASSES, longest_side=48, prior=prior)
+    model = network()
+    plain = Segmenter(model, spec).segment(photo).mask
+
+    views = InferenceConfig(scales=(1.0, 1.5), flip=True)
+    found = look(model, photo, longest_side=48, scales=(1.0, 1.5), flip=True)
+    geometry = {"stride": found.stride, "offset": found.offset, "input_size": found.input_size}
+    mask = Segmenter(model, spec, inference=views).segment(photo).mask
+    assert np.array_equal(mask, masks_from_scores(found.scores, size, **geometry)[0].numpy())
+    assert not np.array_equal(mask, plain)
+
+    weighed = apply_prior(found.scores, prior, 2.0)
+    both = InferenceConfig(scales=(1.0, 1.5), flip=True, prior=2.0)
+    mask = Segmenter(model, spec, inference=both).segment(photo).mask
+    assert np.array_equal(mask, masks_from_scores(weighed, size, **geometry)[0].numpy())
+    assert not np.array_equal(mask, plain)
+
+    small = (41, 50)  # the refiner sees the photo at its own limit, and its probabilities are interpolated
+    refined = InferenceConfig(refine="crf(iterations=2)", refine_side=50)
+    one = look(model, photo, longest_side=48)
+    p = upsample(one.scores, small, stride=4, offset=0.0, input_size=one.input_size)[0].softmax(dim=0)
+    p = dense_crf(resize_photo(photo, small), p, iterations=2)
+    expected = masks_from_scores(p[None], size, stride=1, offset=0.0, input_size=small)[0].numpy()
+    mask = Segmenter(model, spec, inference=refined).segment(photo).mask
+    assert np.array_equal(mask, expected)
+    assert not np.array_equal(mask, plain)
+
+
+def test_known_tags_leave_the_prior_nothing_to_say(photo: np.ndarray) -> None:
+    prior = Prior(slope=(0.0, *[1.0] * (len(CLASSES) - 1)), intercept=(math.inf, *[-9.0] * (len(CLASSES) - 1)))
+    spec = ModelSpec(backbone="tiny", classes=CLASSES, longest_side=48, prior=prior)
+    strong = Segmenter(network(), spec, inference=InferenceConfig(prior=5.0))
+    tags = CLASSES[1:3]
+    assert np.array_equal(
+        strong.segment(photo, tags=tags).mask, Segmenter(network(), spec).segment(photo, tags=tags).mask
+    )
+
+
+def test_a_prior_that_was_never_fitted_is_the_users_mistake() -> None:
+    spec = ModelSpec(backbone="tiny", classes=CLASSES)
+    with pytest.raises(UserError, match="saved without a calibrated prior"):
+        Segmenter(network(), spec, inference=InferenceConfig(prior=1.0))
 
 
 def test_the_mask_is_that_of_the_plain_function(photo: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from milseg.errors import UserError
 from milseg.files import atomic_path, check_writable, remove_leftovers, write_json, write_text
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
+from milseg.options import InferenceConfig
+from milseg.prior import Prior
 
 FILES = ("config.yaml", "labels.json", "model.safetensors")
 # What a text that is damaged, or not what it should be, raises on the way to its values.
@@ -38,6 +40,8 @@ class ModelSpec:
         supervision: what chose the weights: "tags", "masks", "none (classifier only)", ...
         tags_from: where the tags came from.
         longest_side: the size at which the network saw its training photos; None: their own.
+        inference: how its maps become masks.
+        prior: the calibration of the image-level prior; None where none was fitted.
     """
 
     backbone: str
@@ -47,6 +51,8 @@ class ModelSpec:
     supervision: str = "tags"
     tags_from: str = ""
     longest_side: int | None = None
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    prior: Prior | None = None
     milseg_version: str = __version__
 
     def build(self) -> FCN:
@@ -66,11 +72,17 @@ def save_model(folder: Path, model: FCN, spec: ModelSpec) -> None:
     check_writable(folder)
     for name in FILES:
         remove_leftovers(folder / name)
-    record = asdict(spec)
-    classes = list(record.pop("classes"))
+    record = spec_record(spec)
+    classes = record.pop("classes")
     write_text(folder / "config.yaml", yaml.safe_dump(record, sort_keys=False))
     write_json(folder / "labels.json", {"classes": classes})
     _save(folder / "model.safetensors", tensors, {"milseg": __version__})
+
+
+def spec_record(spec: ModelSpec) -> dict[str, Any]:
+    """The spec in plain values, as YAML and JSON hold them."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(spec)))
+    return plain
 
 
 def load_model(folder: Path) -> tuple[FCN, ModelSpec]:
@@ -96,10 +108,12 @@ def _read_spec(folder: Path) -> ModelSpec:
         if not isinstance(classes, list) or not classes:
             raise TypeError(f"classes are {classes!r}, expected a list of names")
         known = {field.name for field in fields(ModelSpec)} - {"classes"}
-        spec = ModelSpec(
-            classes=tuple(str(name) for name in classes),
-            **{key: value for key, value in record.items() if key in known},
-        )
+        given = {key: value for key, value in record.items() if key in known}
+        if "inference" in given:
+            given["inference"] = InferenceConfig(**_tuples(given["inference"]))
+        if given.get("prior") is not None:
+            given["prior"] = Prior(**_tuples(given["prior"]))
+        spec = ModelSpec(classes=tuple(str(name) for name in classes), **given)
         if not isinstance(spec.backbone, str) or not isinstance(spec.vgg_padding, str):
             raise TypeError("backbone and vgg_padding are names")
         return spec
@@ -108,6 +122,10 @@ def _read_spec(folder: Path) -> ModelSpec:
             f"{folder}: config.yaml or labels.json cannot be read ({type(error).__name__}: {error}); copy "
             "the model folder again"
         ) from None
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
 
 
 def save_state(

@@ -59,6 +59,34 @@ class TrainConfig:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a photo becomes a mask; the defaults are the paper's: the network's own map, interpolated.
+
+    Attributes:
+        scales: sizes at which the network sees the photo, times its (limited) size; the maps are averaged.
+        flip: also see it mirrored.
+        prior: how strongly the photo's predicted tags weigh its map; 0 does not, 1 multiplies each class by its
+            probability.
+        refine: none, or a refiner with its options, such as crf or crf(iterations=5).
+        refine_side: the refiner sees larger photos made this small, pixels.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    prior: float = 0.0
+    refine: str = "none"
+    refine_side: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(0.1 <= scale <= 8 for scale in self.scales):
+            raise UserError(f"scales are {self.scales}; expected one or more numbers from 0.1 to 8")
+        if not 0 <= self.prior <= 10:
+            raise UserError(f"prior is {self.prior}; expected 0 (none) to 10")
+        if self.refine_side < 16:
+            raise UserError(f"refine_side is {self.refine_side}; expected 16 or more pixels")
+
+
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed {seed}: expected 0 to {2**32 - 1}")
@@ -360,7 +388,8 @@ class PredictOptions:
         max_pixels: larger photos are refused before decoding.
         device: auto, cpu, cuda or mps.
         resume: add the photos that an earlier run into the same folder did not finish.
-        overwrite: write into a folder that already holds files.
+        overwrite: write into a folder that already holds files; what an earlier run wrote there goes first, other
+            files stay.
     """
 
     inputs: tuple[str, ...] = field(metadata={"positional": True})

@@ -31,9 +31,17 @@ def interpolation_matrix(
     """
     pixel = torch.arange(pixels, dtype=like.dtype, device=like.device)
     centre = (pixel + 0.5) * scale - 0.5
-    position = ((centre - offset) / stride).clamp(0, places - 1)
-    place = torch.arange(places, dtype=like.dtype, device=like.device)
-    return (1 - (position[:, None] - place[None]).abs()).clamp_min(0)
+    return bilinear_weights((centre - offset) / stride, places)
+
+
+def bilinear_weights(positions: torch.Tensor, places: int) -> torch.Tensor:
+    """Weights of a row of places 0, 1, ... at each position [n] along it, [n, places]; each row sums to 1.
+
+    >>> bilinear_weights(torch.tensor([-1.0, 0.25, 9.0]), 2).tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.0, 1.0]]
+    """
+    place = torch.arange(places, dtype=positions.dtype, device=positions.device)
+    return (1 - (positions.clamp(0, places - 1)[:, None] - place[None]).abs()).clamp_min(0)
 
 
 def upsample(

@@ -16,8 +16,12 @@ from milseg.devices import pick_device
 from milseg.errors import UserError, unknown_name
 from milseg.masks import overlay
 from milseg.models.fcn import FCN
-from milseg.photos import DECODING_ERRORS, MAX_PIXELS, UInt8, as_rgb, open_photo
-from milseg.predict import masks_from_scores, photo_scores, upsample
+from milseg.options import InferenceConfig
+from milseg.photos import DECODING_ERRORS, MAX_PIXELS, UInt8, as_rgb, fit_size, open_photo, resize_photo
+from milseg.predict import masks_from_scores, upsample
+from milseg.prior import apply_prior
+from milseg.refine import find_refiner
+from milseg.views import ScoreMap, look
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +36,7 @@ class Segmentation:
         areas: share of the photo that each shown class covers, 0 to 1, background included.
         confidence: mean probability of the top class over the places, 0 to 1.
         scores: float32 [C, h, w], the coarse map after adjustment; -inf for classes that known tags rule out.
-        stride, offset, input_size: where the places lie (see `milseg.predict.upsample`).
+        stride, offset, input_size: where the places lie (see `milseg.views.ScoreMap`).
         tags_given: whether known tags limited the classes.
         photo: uint8 [H, W, 3].
     """
@@ -43,7 +47,7 @@ class Segmentation:
     areas: dict[str, float]
     confidence: float
     scores: NDArray[np.float32]
-    stride: int
+    stride: float
     offset: float
     input_size: tuple[int, int]
     tags_given: bool
@@ -71,6 +75,7 @@ class Segmenter:
 
     Args:
         model, spec: as `milseg.checkpoint.load_model` gives them; the model on the device to compute on.
+        inference: how maps become masks, in place of the spec's own.
         adjust: for some classes a number added to their scores before the top class is taken: above 0 for more of
             the class, below 0 for less; 1 makes it e times as likely at every place.
 
@@ -82,9 +87,23 @@ class Segmenter:
         ((20, 30), True)
     """
 
-    def __init__(self, model: FCN, spec: ModelSpec, *, adjust: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: FCN,
+        spec: ModelSpec,
+        *,
+        inference: InferenceConfig | None = None,
+        adjust: Mapping[str, float] | None = None,
+    ) -> None:
         self.model, self.spec = model.eval(), spec
         self.classes = spec.classes
+        self.inference = inference or spec.inference
+        if self.inference.prior and spec.prior is None:
+            raise UserError(
+                f"prior {self.inference.prior:g}: this model was saved without a calibrated prior; train it with a "
+                "part of the photos held out, or use prior 0"
+            )
+        self._refine = None if self.inference.refine == "none" else find_refiner(self.inference.refine)
         self._shift = torch.zeros(len(spec.classes))
         for name, amount in (adjust or {}).items():
             if name not in spec.classes:
@@ -112,16 +131,9 @@ class Segmenter:
             UserError: a photo that cannot be read, or an unknown tag.
         """
         pixels = self._pixels(photo, max_pixels)
-        coarse, seen = photo_scores(self.model, pixels, longest_side=self.spec.longest_side)
-        scores = coarse.float().cpu() + self._shift[None, :, None, None]
-        if tags is not None:
-            scores = scores.masked_fill(~self._allowed(tags)[None, :, None, None], -torch.inf)
-        size = (pixels.shape[0], pixels.shape[1])
-        # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
-        finite = scores.clamp_min(-1e30)
-        mask = masks_from_scores(
-            finite, size, stride=self.model.stride, offset=self.model.offset, input_size=seen
-        )[0].numpy()
+        found = self.scores(pixels, allowed=None if tags is None else self._allowed(tags))
+        scores = found.scores
+        mask = self._mask(pixels, found)
         p = scores.softmax(dim=1)[0]
         return Segmentation(
             mask=mask,
@@ -130,12 +142,58 @@ class Segmenter:
             areas=self._areas(mask),
             confidence=float(p.amax(dim=0).mean()),
             scores=np.asarray(scores[0].numpy(), dtype=np.float32),
-            stride=self.model.stride,
-            offset=self.model.offset,
-            input_size=seen,
+            stride=found.stride,
+            offset=found.offset,
+            input_size=found.input_size,
             tags_given=tags is not None,
             photo=pixels,
         )
+
+    def scores(self, photo: UInt8, *, allowed: torch.Tensor | None = None) -> ScoreMap:
+        """The score map of a photo uint8 [H, W, 3], with prior and adjustment; on the CPU.
+
+        Args:
+            allowed: bool [C]; the other classes are ruled out (-inf). With known tags the prior has nothing to say.
+        """
+        config = self.inference
+        found = look(
+            self.model, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
+        )
+        scores = found.scores.float().cpu()
+        if config.prior and self.spec.prior is not None and allowed is None:
+            scores = apply_prior(scores, self.spec.prior, config.prior)
+        scores = scores + self._shift[None, :, None, None]
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[None, :, None, None], -torch.inf)
+        return found._replace(scores=scores)
+
+    def probabilities(self, photo: UInt8, found: ScoreMap, size: tuple[int, int]) -> torch.Tensor:
+        """The softmax of the map interpolated to `size`, after the refiner where there is one; float32 [C, h, w]."""
+        # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
+        fine = upsample(
+            found.scores.clamp_min(-1e30),
+            size,
+            stride=found.stride,
+            offset=found.offset,
+            input_size=found.input_size,
+        )[0].softmax(dim=0)
+        return fine if self._refine is None else self._refine(resize_photo(photo, size), fine)
+
+    def _mask(self, photo: UInt8, found: ScoreMap) -> UInt8:
+        size = (photo.shape[0], photo.shape[1])
+        if self._refine is None:
+            top = masks_from_scores(
+                found.scores.clamp_min(-1e30),
+                size,
+                stride=found.stride,
+                offset=found.offset,
+                input_size=found.input_size,
+            )[0]
+        else:
+            seen = fit_size(*size, self.inference.refine_side)
+            refined = self.probabilities(photo, found, seen)[None]
+            top = masks_from_scores(refined, size, stride=1, offset=0.0, input_size=seen)[0]
+        return np.asarray(top.numpy(), dtype=np.uint8)
 
     def _pixels(self, photo: Path | str | UInt8 | Image.Image, max_pixels: int) -> UInt8:
         if isinstance(photo, str | Path):
@@ -169,7 +227,13 @@ class Segmenter:
         return tuple(sorted(((self.classes[n], float(best[n])) for n in numbers), key=lambda tag: -tag[1]))
 
 
-def load(folder: Path | str, *, device: str = "auto", adjust: Mapping[str, float] | None = None) -> Segmenter:
+def load(
+    folder: Path | str,
+    *,
+    device: str = "auto",
+    inference: InferenceConfig | None = None,
+    adjust: Mapping[str, float] | None = None,
+) -> Segmenter:
     """Load a model folder, ready to segment.
 
     >>> model = load("runs/demo/models/mil-fcn")  # doctest: +SKIP
@@ -180,4 +244,4 @@ def load(folder: Path | str, *, device: str = "auto", adjust: Mapping[str, float
         UserError: no model folder, a damaged file, or a device that is not there.
     """
     model, spec = load_model(Path(folder))
-    return Segmenter(model.to(pick_device(device)), spec, adjust=adjust)
+    return Segmenter(model.to(pick_device(device)), spec, inference=inference, adjust=adjust)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from milseg.models.backbones import build_fcn
+from milseg.models.fcn import FCN
+from milseg.photos import normalise, resize_photo
+from milseg.predict import photo_scores, upsample
+from milseg.views import look
+
+
+@pytest.fixture(scope="module")
+def model() -> FCN:
+    network = build_fcn("tiny", 3, seed=1).eval()
+    network.replace_score_layer(3, std=0.5, generator=torch.Generator().manual_seed(2))
+    return network
+
+
+def photo_of(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_one_view_is_the_networks_own_map(model: FCN) -> None:
+    photo = photo_of(45, 60)
+    found = look(model, photo, longest_side=40)
+    scores, seen = photo_scores(model, photo, longest_side=40)
+    assert torch.equal(found.scores, scores)
+    assert (found.stride, found.offset, found.input_size) == (model.stride, model.offset, seen)
+
+
+def test_a_mirrored_photo_gives_the_mirrored_map(model: FCN) -> None:
+    # 41 wide: the grid of half a stride, 0, 2, ..., 40, is its own mirror image.
+    photo = photo_of(29, 41)
+    found = look(model, photo, flip=True)
+    mirrored = look(model, photo[:, ::-1].copy(), flip=True)
+    assert found.stride == 2
+    assert found.scores.shape == (1, 3, 15, 21)
+    torch.testing.assert_close(found.scores, mirrored.scores.flip(3), rtol=1e-4, atol=1e-4)
+
+
+def test_views_are_averaged_as_probabilities_at_the_same_pixels(model: FCN) -> None:
+    """Against a slow way: every view's map interpolated to the pixels, then read off at the grid's."""
+    photo = photo_of(33, 49)
+    found = look(model, photo, scales=(1.0, 1.5))
+    total = torch.zeros(3, 33, 49)
+    for size in ((33, 49), (round(33 * 1.5), round(49 * 1.5))):
+        with torch.inference_mode():
+            scores = model(normalise(resize_photo(photo, size))[None])
+        fine = upsample(scores, (33, 49), stride=model.stride, offset=model.offset, input_size=size)
+        total += fine[0].softmax(dim=0)
+    expected = (total / 2)[:, ::2, ::2]
+    assert model.offset == 0
+    torch.testing.assert_close(found.scores[0].exp(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+def test_small_photos_have_a_map(model: FCN, size: tuple[int, int]) -> None:
+    found = look(model, photo_of(*size), scales=(0.5, 1.0), flip=True)
+    assert torch.isfinite(found.scores).all()
+    torch.testing.assert_close(found.scores.exp().sum(dim=1), torch.ones_like(found.scores[:, 0]))
