@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import interpolate, pad
 
+from milseg.errors import UserError
 from milseg.photos import UInt8
-from milseg.refine.lattice import Lattice, build_lattice
+from milseg.refine.lattice import LANES, Lattice, build_lattice
 
 # pydensecrf clips so too: a class that is ruled out by a probability of 0 can still win.
 LEAST = 1e-5
-# Sums of rows and the softmax are quick where rows fill whole registers.
-LANES = 8
 
 
 @torch.no_grad()
@@ -26,6 +27,8 @@ def dense_crf(
     bilateral_sigma_xy: float = 80.0,
     bilateral_sigma_rgb: float = 13.0,
     bilateral_weight: float = 10.0,
+    scale: int = 1,
+    max_pixels: int = 1_000_000,
 ) -> torch.Tensor:
     """Mean-field inference in a fully connected CRF with Gaussian edge potentials.
 
@@ -34,8 +37,8 @@ def dense_crf(
 
         Q_i(l) <- softmax_l(log p_i(l) + sum_m w_m sum_j k_m(i, j) Q_j(l) / sqrt(n_m(i) n_m(j))),
 
-    k of equation 3, n_m(i) = sum_j k_m(i, j). Kernels and their normalisation are those of the authors' program (as
-    `pydensecrf` by default): the permutohedral lattice, j = i included.
+    k of equation 3, n_m(i) = sum_j k_m(i, j). Kernels and their normalisation are those of the authors' program
+    (`pydensecrf` with its defaults): the permutohedral lattice, j = i included.
 
     Args:
         photo: uint8 [H, W, 3].
@@ -43,12 +46,17 @@ def dense_crf(
         iterations: 0 gives back the clipped probabilities.
         spatial_sigma, spatial_weight: of the smoothness kernel, in pixels.
         bilateral_sigma_xy, bilateral_sigma_rgb, bilateral_weight: of the appearance kernel, in pixels and in
-            steps of 0 to 255.
-
-    The defaults of the kernels are the example of `pydensecrf`, 13 for the colours.
+            steps of 0 to 255. The defaults of both kernels are those of `pydensecrf`'s example.
+        scale: above 1, infer on photo and probabilities made smaller by this factor, kernels with them; what the CRF
+            changed is brought back by `joint_upsample`. Time falls with the square.
+        max_pixels: larger photos get the least scale at which no more pixels are left. Memory is bounded by it: at
+            most 2.5 KB for each such pixel, which only noise needs, beside copies of `probs`.
 
     Returns:
         float32 [C, H, W] on the device of `probs`; sums to 1 over the classes.
+
+    Raises:
+        UserError: sizes that differ, or a setting out of range.
 
     >>> photo = np.zeros((4, 6, 3), np.uint8)
     >>> photo[:, 3:] = 255
@@ -58,39 +66,127 @@ def dense_crf(
     >>> dense_crf(photo, probs).argmax(dim=0)[0].tolist()
     [0, 0, 0, 1, 1, 1]
     """
-    classes, height, width = probs.shape
-    unary = probs.reshape(classes, -1).to(torch.float32).clamp(LEAST, 1.0).log().T
-    unary = pad(unary, (0, -classes % LANES), value=-torch.inf).contiguous()
-    kernels = [
-        _normalised(build_lattice(features), weight)
-        for features, weight in (
-            (_features(photo, spatial_sigma, None, probs.device), spatial_weight),
-            (_features(photo, bilateral_sigma_xy, bilateral_sigma_rgb, probs.device), bilateral_weight),
+    height, width = probs.shape[1:]
+    if photo.shape != (height, width, 3):
+        raise UserError(
+            f"photo {list(photo.shape)}; expected [{height}, {width}, 3], as the probabilities have it"
         )
-        if weight
-    ]
+    if min(spatial_sigma, bilateral_sigma_xy, bilateral_sigma_rgb) <= 0:
+        raise UserError("a sigma of the CRF is 0 or less; expected more")
+    if min(spatial_weight, bilateral_weight, iterations) < 0 or min(scale, max_pixels) < 1:
+        raise UserError(
+            "crf: expected weights and iterations of 0 or more, scale and max_pixels of 1 or more"
+        )
+    while -(-height // scale) * -(-width // scale) > max_pixels:
+        scale += 1
+    log_probs = probs.to(torch.float32).clamp(LEAST, 1.0).log()
+    guide = torch.from_numpy(np.array(photo)).to(probs.device).permute(2, 0, 1).to(torch.float32)
+    small = (-(-height // scale), -(-width // scale))
+    colours, unary = (guide, log_probs) if scale == 1 else (_shrunk(guide, small), _shrunk(log_probs, small))
+    kernels = (
+        (_positions(small, spatial_sigma / scale, probs.device), spatial_weight),
+        (
+            torch.cat(
+                (
+                    _positions(small, bilateral_sigma_xy / scale, probs.device),
+                    colours.flatten(1) / bilateral_sigma_rgb,
+                )
+            ),
+            bilateral_weight,
+        ),
+    )
+    q = mean_field(unary.flatten(1), [pair for pair in kernels if pair[1]], iterations).view_as(unary)
+    if scale == 1:
+        return q
+    change = q.clamp_min(1e-30).log() - unary
+    return (log_probs + joint_upsample(change, colours, guide, bilateral_sigma_rgb)).softmax(dim=0)
+
+
+def mean_field(
+    log_probs: torch.Tensor, kernels: Sequence[tuple[torch.Tensor, float]], iterations: int
+) -> torch.Tensor:
+    """Mean-field inference of the Potts model over N points.
+
+    Args:
+        log_probs: float32 [C, N].
+        kernels: features in standard deviations, float32 [d, N], and weight, for each Gaussian.
+        iterations: 0 gives the softmax of `log_probs`.
+
+    Returns:
+        float32 [C, N].
+    """
+    classes = len(log_probs)
+    unary = pad(log_probs.T, (0, -classes % LANES), value=-torch.inf).contiguous()
+    lattices = [_normalised(build_lattice(features), weight) for features, weight in kernels]
     q = unary.softmax(dim=1)
     for _ in range(iterations):
-        scores = unary.clone()
-        for kernel in kernels:
-            scores += kernel.filter(q)
+        scores = unary
+        for lattice in lattices:
+            scores = lattice.filter(q).add_(scores)
         q = scores.softmax(dim=1)
-    return q[:, :classes].T.reshape(classes, height, width).contiguous()
+    return q[:, :classes].T.contiguous()
 
 
-def _features(photo: UInt8, sigma_xy: float, sigma_rgb: float | None, device: torch.device) -> torch.Tensor:
-    """Position and, with `sigma_rgb`, colour of each pixel in standard deviations, float32 [2 or 5, H W]."""
-    height, width = photo.shape[:2]
-    x = (torch.arange(width, device=device) / sigma_xy).expand(height, width)
-    y = (torch.arange(height, device=device) / sigma_xy)[:, None].expand(height, width)
-    rows = torch.stack((x, y)).flatten(1)
-    if sigma_rgb is None:
-        return rows
-    colours = torch.from_numpy(np.array(photo)).to(device).flatten(0, 1).T / sigma_rgb
-    return torch.cat((rows, colours))
+def joint_upsample(
+    values: torch.Tensor, colours: torch.Tensor, guide: torch.Tensor, sigma_rgb: float
+) -> torch.Tensor:
+    """Bilinear upsampling that follows the photo's edges.
+
+    Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, equation 3, over the four nearest places: the bilinear
+    weight times exp(-|I_p - I_q|^2 / (2 sigma^2)), normalised.
+
+    Args:
+        values: [C, h, w].
+        colours: [3, h, w], the photo made as small.
+        guide: [3, H, W], the photo.
+        sigma_rgb: in the photo's unit.
+
+    Returns:
+        [C, H, W].
+
+    >>> guide = torch.tensor([0.0, 0.0, 0.0, 255.0]).expand(3, 1, 4)
+    >>> colours, values = torch.tensor([0.0, 255.0]).expand(3, 1, 2), torch.tensor([[[0.0, 1.0]]])
+    >>> joint_upsample(values, colours, guide, 13.0).round().tolist()
+    [[[0.0, 0.0, 0.0, 1.0]]]
+    """
+    rows = _nearest_two(guide.shape[1], values.shape[1], guide.device)
+    columns = _nearest_two(guide.shape[2], values.shape[2], guide.device)
+    total = torch.full(guide.shape[1:], 1e-30, device=guide.device)
+    found = torch.zeros(len(values), *guide.shape[1:], device=guide.device)
+    for row, row_weight in rows:
+        for column, column_weight in columns:
+            near = colours[:, row][:, :, column]
+            weight = (guide - near).square_().sum(dim=0).mul_(-0.5 / sigma_rgb**2).exp_()
+            # Where no place has the pixel's colour, what is left is bilinear.
+            weight = (weight + 1e-6) * row_weight[:, None] * column_weight
+            total += weight
+            found += weight * values[:, row][:, :, column]
+    return found / total
+
+
+def _nearest_two(pixels: int, places: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The two nearest places of each pixel of an axis and their bilinear weights: int64 and float32 [pixels]."""
+    position = ((torch.arange(pixels, device=device) + 0.5) * (places / pixels) - 0.5).clamp(0, places - 1)
+    low = position.floor()
+    share = position - low
+    first = low.long()
+    return [(first, 1 - share), ((first + 1).clamp_max(places - 1), share)]
+
+
+def _shrunk(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Means over cells, [C, h, w]."""
+    return interpolate(values[None], size=size, mode="area")[0]
+
+
+def _positions(size: tuple[int, int], sigma: float, device: torch.device) -> torch.Tensor:
+    """x and y of each pixel in standard deviations, float32 [2, H W]."""
+    x = (torch.arange(size[1], device=device) / sigma).expand(size)
+    y = (torch.arange(size[0], device=device) / sigma)[:, None].expand(size)
+    return torch.stack((x, y)).flatten(1)
 
 
 def _normalised(lattice: Lattice, weight: float) -> Lattice:
     """The kernel with the square root of each pixel's sum divided out on both sides, times `weight`."""
-    ones = torch.ones(len(lattice.weights), 1, device=lattice.weights.device)
+    starts = lattice.slice.starts
+    ones = torch.ones(len(starts), 1, device=starts.device)
     return lattice.scaled((weight**0.5) * (lattice.filter(ones)[:, 0] + 1e-20).rsqrt())

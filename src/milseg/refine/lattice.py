@@ -11,10 +11,32 @@ Everything is a weighted sum of rows, so splat, blur and slice are each one `emb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import embedding_bag
+
+# Rows of 8 floats fill whole registers; wider ones are filtered 8 columns at a time where corners are many.
+LANES = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sums:
+    """A sparse matrix: result row i is the weighted sum of the rows `rows[starts[i]:starts[i + 1]]`.
+
+    Attributes:
+        rows: int32 [n].
+        weights: float32 [n].
+        starts: int32 [number of results].
+    """
+
+    rows: torch.Tensor
+    weights: torch.Tensor
+    starts: torch.Tensor
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Of float32 [*, C]: [number of results, C]."""
+        return embedding_bag(self.rows, values, self.starts, mode="sum", per_sample_weights=self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,42 +44,33 @@ class Lattice:
     """The corners that N points touch, M in all, and the weights between both.
 
     Attributes:
-        corners: int32 [N, d + 1], the numbers of each point's corners.
-        weights: float32 [N, d + 1], barycentric; each row sums to 1 before `scaled`.
-        points: int32 [N (d + 1)], the same pairs corner by corner: the number of the point ...
-        point_weights: float32 [N (d + 1)] ... its weight ...
-        starts: int32 [M] ... and where each corner's points begin.
-        neighbours: int32 [d + 1, M, 3], for each axis the corner itself and its two neighbours ...
-        neighbour_weights: float32 [d + 1, M, 3] ... with 1, 1/2, 1/2; 0 where there is no such corner.
+        splat: values of points to corners.
+        blurs: corners to corners, one for each axis.
+        slice: corners to points.
     """
 
-    corners: torch.Tensor
-    weights: torch.Tensor
-    points: torch.Tensor
-    point_weights: torch.Tensor
-    starts: torch.Tensor
-    neighbours: torch.Tensor
-    neighbour_weights: torch.Tensor
+    splat: Sums
+    blurs: tuple[Sums, ...]
+    slice: Sums
 
     def filter(self, values: torch.Tensor) -> torch.Tensor:
-        """Gaussian-filter float32 [N, C]; not normalised, see `build_lattice`."""
-        found = embedding_bag(
-            self.points, values, self.starts, mode="sum", per_sample_weights=self.point_weights
-        )
-        for corners, weights in zip(self.neighbours, self.neighbour_weights, strict=True):
-            found = embedding_bag(corners, found, mode="sum", per_sample_weights=weights)
-        return embedding_bag(self.corners, found, mode="sum", per_sample_weights=self.weights)
+        """Gaussian-filter float32 [N, C], contiguous; not normalised, see `build_lattice`."""
+        if values.shape[1] > LANES and len(self.splat.starts) > len(values):
+            parts = [values[:, i : i + LANES].contiguous() for i in range(0, values.shape[1], LANES)]
+            return torch.cat([self.filter(part) for part in parts], dim=1)
+        found = self.splat(values)
+        for blur in self.blurs:
+            found = blur(found)
+        return self.slice(found)
 
     def scaled(self, factor: torch.Tensor) -> Lattice:
         """The lattice that multiplies a point's value by `factor` [N] before and after filtering, at no cost."""
+        splat = self.splat.weights * factor.index_select(0, self.splat.rows)
+        slices = (self.slice.weights.view(len(factor), -1) * factor[:, None]).flatten()
         return Lattice(
-            corners=self.corners,
-            weights=self.weights * factor[:, None],
-            points=self.points,
-            point_weights=self.point_weights * factor[self.points],
-            starts=self.starts,
-            neighbours=self.neighbours,
-            neighbour_weights=self.neighbour_weights,
+            splat=replace(self.splat, weights=splat),
+            blurs=self.blurs,
+            slice=replace(self.slice, weights=slices),
         )
 
 
@@ -118,16 +131,17 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
         total = total + scaled
     place[0] = total
 
-    quotient = (place / (dims + 1)).round_()
-    difference = place.div_(dims + 1).sub_(quotient)
-    rank = torch.zeros(dims + 1, count, dtype=torch.int32, device=features.device)
+    quotient = place.div_(dims + 1).round()
+    difference = place.sub_(quotient)
+    # Bytes, and comparisons read as bytes, take an eighth of the time of whole words.
+    rank = torch.zeros(dims + 1, count, dtype=torch.int8, device=features.device)
     for i in range(dims + 1):
         for j in range(i + 1, dims + 1):
-            less = difference[i] < difference[j]
+            less = (difference[i] < difference[j]).view(torch.int8)
             rank[i] += less
-            rank[j] += ~less
-    rank += quotient.sum(dim=0).to(torch.int32)
-    wrap = (rank < 0).to(torch.int32) - (rank > dims).to(torch.int32)
+            rank[j] += 1 - less
+    rank += quotient.sum(dim=0).to(torch.int8)
+    wrap = (rank < 0).view(torch.int8) - (rank > dims).view(torch.int8)
     rank += wrap * (dims + 1)
     quotient += wrap
     difference -= wrap
@@ -142,39 +156,49 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
 def _joined(keys: torch.Tensor, weights: torch.Tensor, step: list[int], remainder: int) -> Lattice:
     """Number the distinct keys [N, d + 1], and find each one's neighbours."""
     count, size = keys.shape
+    if remainder * size < 2**31:  # sorts in half the time
+        keys = keys.to(torch.int32)
     ordered, order = keys.flatten().sort(stable=True)
     first = torch.ones_like(ordered, dtype=torch.bool)
     torch.ne(ordered[1:], ordered[:-1], out=first[1:])
-    numbers = torch.empty_like(order, dtype=torch.int32)
-    numbers[order] = (first.cumsum(0) - 1).to(torch.int32)
+    number = first.cumsum(0, dtype=torch.int32).sub_(1)
     starts = first.nonzero().squeeze(1)
     return Lattice(
-        corners=numbers.view(count, size),
-        weights=weights,
-        points=(order // size).to(torch.int32),
-        point_weights=weights.flatten()[order],
-        starts=starts.to(torch.int32),
-        **_neighbours(ordered[starts], step, remainder),
+        splat=Sums(
+            rows=order.to(torch.int32).div_(size, rounding_mode="floor"),
+            weights=weights.flatten().index_select(0, order),
+            starts=starts.to(torch.int32),
+        ),
+        blurs=_blurs(ordered[starts].long(), step, remainder),
+        slice=Sums(
+            rows=torch.empty_like(number).scatter_(0, order, number),
+            weights=weights.flatten(),
+            starts=torch.arange(0, count * size, size, dtype=torch.int32, device=keys.device),
+        ),
     )
 
 
-def _neighbours(known: torch.Tensor, step: list[int], remainder: int) -> dict[str, torch.Tensor]:
-    """Corners one step away along each axis: all coordinates + 1 (or - 1), but for one that keeps the sum 0."""
-    size = len(step)
-    own = torch.arange(len(known), device=known.device)
-    whole = sum(step)
-    # With the remainder at its end, + 1 on all coordinates goes round to remainder 0 of the next quotient.
-    ends = {1: known // remainder == size - 1, -1: known // remainder == 0}
-    numbers, weights = [], []
+def _blurs(known: torch.Tensor, step: list[int], remainder: int) -> tuple[Sums, ...]:
+    """Along each axis the corner itself and half of its two neighbours, where there are such corners.
+
+    A neighbour differs by 1 in all coordinates but one, which keeps the sum at 0.
+    """
+    size, count = len(step), len(known)
+    # With the remainder at its end, + 1 on all coordinates goes round to remainder 0 of the next quotients.
+    upward = known + torch.where(
+        known < (size - 1) * remainder, remainder, sum(step) - (size - 1) * remainder
+    )
+    own = torch.arange(count, device=known.device, dtype=torch.int32)
+    found = []
     for axis in range(size):
-        row, weight = [own], [torch.ones_like(own, dtype=torch.float32)]
-        for sign in (1, -1):
-            round_trip = sign * (whole - size * remainder)
-            target = known + sign * (remainder - step[axis]) + torch.where(ends[sign], round_trip, 0)
-            at = torch.searchsorted(known, target).clamp_(max=len(known) - 1)
-            found = known[at] == target
-            row.append(torch.where(found, at, 0))
-            weight.append(found.to(torch.float32) / 2)
-        numbers.append(torch.stack(row, dim=1).to(torch.int32))
-        weights.append(torch.stack(weight, dim=1))
-    return {"neighbours": torch.stack(numbers), "neighbour_weights": torch.stack(weights)}
+        target = upward - step[axis]
+        at = torch.searchsorted(known, target).clamp_(max=count - 1)
+        below = (known[at] == target).nonzero().squeeze(1)
+        above = at[below]
+        rows = own[:, None].repeat(1, 3)
+        weights = torch.zeros(count, 3, device=known.device)
+        weights[:, 0] = 1
+        rows[below, 1], rows[above, 2] = above.to(torch.int32), below.to(torch.int32)
+        weights[below, 1] = weights[above, 2] = 0.5
+        found.append(Sums(rows=rows.flatten(), weights=weights.flatten(), starts=own * 3))
+    return tuple(found)
