@@ -26,7 +26,7 @@ from milseg.checkpoint import ModelSpec, save_model
 from milseg.cli import COMMANDS, GROUPS, main, parse
 from milseg.errors import UserError
 from milseg.models.backbones import make_classifier
-from milseg.options import DigitsOptions, EvaluateOptions, VocOptions
+from milseg.options import DigitsOptions, EvaluateOptions, InferenceConfig, VocOptions
 
 if TYPE_CHECKING:
     from conftest import SmallVoc
@@ -574,7 +574,12 @@ def test_evaluate_a_model_on_any_photos(
     capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc
 ) -> None:
     """Photos with a table, true masks elsewhere; the score is that of `predict` and then `evaluate --pred`."""
-    spec = ModelSpec(backbone="tiny", classes=("background", "cat", "dog"), longest_side=24)
+    spec = ModelSpec(
+        backbone="tiny",
+        classes=("background", "cat", "dog"),
+        longest_side=24,
+        inference=InferenceConfig(scales=(1.0, 1.5), flip=True),
+    )
     network = spec.build()
     with torch.no_grad():
         network.score_layer.weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))

@@ -22,7 +22,7 @@ LAYERS = (
     ("bags",),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "tag_facts"),
     ("checkpoint", "masks", "predict", "recipes", "training_time"),
-    ("views",),
+    ("hub", "views"),
     ("segmenter",),
     ("annotations", "check", "evaluate", "figures", "model_card", "tag_scores", "train"),
     ("catalog", "experiments", "prediction_run", "training_run"),

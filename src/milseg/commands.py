@@ -15,11 +15,12 @@ from milseg.check import check_source
 from milseg.checkpoint import load_model
 from milseg.devices import pick_device
 from milseg.errors import UserError, unknown_name
-from milseg.evaluate import Scores, evaluate_folder, evaluate_model
+from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.digits import reproduce_digits
 from milseg.experiments.table1 import TITLES, Row, gain
 from milseg.experiments.voc import reproduce_voc
 from milseg.files import check_writable, refuse_existing, write_json
+from milseg.hub import local_folder
 from milseg.masks import voc_results as write_voc_results
 from milseg.models.fcn import FCN
 from milseg.options import (
@@ -36,6 +37,7 @@ from milseg.photos import UInt8
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import recipe_for
+from milseg.segmenter import Segmenter
 from milseg.sources.tag_file import read_ids
 from milseg.sources.to_score import bags_to_score
 from milseg.sources.truth import read_labels
@@ -114,7 +116,7 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
         raise UserError(
             "--truth-labels goes with --truth alone; leave it out, or give the folder of true masks"
         )
-    model, spec = load_model(options.model)
+    model, spec = load_model(local_folder(options.model))
     bags = bags_to_score(
         options.source,
         spec.classes,
@@ -127,9 +129,13 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
         sbd=options.sbd,
     )
     model.to(pick_device(options.device))
-    # As `milseg predict` shows photos to the network, so that both ways to a score agree.
-    found = evaluate_model(model, bags, readings=[options.reading], longest_side=spec.longest_side)
-    scores = replace(found[options.reading], notes=bags.notes)
+    if options.reading == "scores":
+        # The masks that `milseg predict` writes, so that both ways to a score agree.
+        scores = evaluate_segmenter(Segmenter(model, spec), bags)
+    else:
+        found = evaluate_model(model, bags, readings=[options.reading], longest_side=spec.longest_side)
+        scores = found[options.reading]
+    scores = replace(scores, notes=bags.notes)
     about = {
         "model": str(options.model),
         "set": bags.name,
@@ -142,7 +148,7 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
 
 def voc_results(options: VocResultsOptions) -> None:
     """`milseg voc-results`."""
-    model, spec = load_model(options.model)
+    model, spec = load_model(local_folder(options.model))
     bags = read_voc(options.root, options.split, year=options.year, classes=spec.classes[1:])
     refuse_existing(options.out, overwrite=options.overwrite)
     check_writable(options.out)

@@ -7,7 +7,7 @@ the pixels in their union, in percent; mean IU is the mean over the classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from milseg.errors import UserError
 from milseg.models.fcn import FCN
 from milseg.photos import UInt8, open_mask
 from milseg.predict import masks_from_scores, photo_scores
+from milseg.segmenter import Segmenter
 from milseg.sources.truth import (
     TruthClasses,
     class_notes,
@@ -331,24 +332,48 @@ def evaluate_model(
     Raises:
         UserError: no photos, or a photo without a mask.
     """
-    if not len(bags):
-        raise UserError(f"{bags.name}: no photos to score")
     model.eval()
-    # What no value of the masks stands for cannot be right: it is not scored, rather than scored 0.
-    shown = set(range(VOID) if bags.mask_values is None else bags.mask_values.tolist())
-    unscored = [name for i, name in enumerate(bags.classes) if i not in shown]
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
-    for bag in tqdm(bags.bags, desc=f"score on {bags.name}", unit="photo", disable=not progress):
-        photo = load_photo(bag)
+    for photo, truth in _photos_and_truth(bags, progress):
         size = (photo.shape[0], photo.shape[1])
-        truth = load_mask(bag, bags, size=size)
         scores, seen = photo_scores(model, photo, longest_side=longest_side)
         for reading, evaluation in evaluations.items():
             mask = masks_from_scores(
                 scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
             )
             evaluation.update(mask[0].cpu().numpy(), truth)
+    unscored = _never_shown(bags)
     return {reading: evaluation.compute(unscored=unscored) for reading, evaluation in evaluations.items()}
+
+
+def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = True) -> Scores:
+    """Score the masks that `milseg predict` would write, with all that stands between map and mask.
+
+    Raises:
+        UserError: as `evaluate_model`; or the set has other classes than the model.
+    """
+    if bags.classes != segmenter.classes:
+        raise UserError(
+            f"{bags.name}: its classes are {', '.join(bags.classes)}, the model's {', '.join(segmenter.classes)}"
+        )
+    evaluation = Evaluation(bags.classes)
+    for photo, truth in _photos_and_truth(bags, progress):
+        evaluation.update(segmenter.segment(photo).mask, truth)
+    return evaluation.compute(unscored=_never_shown(bags))
+
+
+def _photos_and_truth(bags: BagSet, progress: bool) -> Iterator[tuple[UInt8, UInt8]]:
+    if not len(bags):
+        raise UserError(f"{bags.name}: no photos to score")
+    for bag in tqdm(bags.bags, desc=f"score on {bags.name}", unit="photo", disable=not progress):
+        photo = load_photo(bag)
+        yield photo, load_mask(bag, bags, size=(photo.shape[0], photo.shape[1]))
+
+
+def _never_shown(bags: BagSet) -> list[str]:
+    """Classes that no value of the masks stands for: none can be right, so they are not scored, rather than 0."""
+    shown = set(range(VOID) if bags.mask_values is None else bags.mask_values.tolist())
+    return [name for i, name in enumerate(bags.classes) if i not in shown]
 
 
 def evaluate_all_background(bags: BagSet) -> Scores:

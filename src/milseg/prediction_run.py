@@ -22,6 +22,7 @@ from milseg.annotations.earlier import read_header, remove_earlier
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
 from milseg.files import claim_folder, write_json, write_text
+from milseg.hub import local_folder
 from milseg.options import PredictOptions
 from milseg.segmenter import Segmentation, load
 from milseg.sources.known_tags import KnownTags, read_known_tags
@@ -130,7 +131,8 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
     formats = list(dict.fromkeys(("png", *options.format)))
     kinds = [writer_class(name) for name in formats]
     check_photos([(photo.name, photo.below) for photo in photos], kinds)
-    segmenter = load(options.model, device=options.device, adjust=adjust)
+    folder = local_folder(options.model)
+    segmenter = load(folder, device=options.device, adjust=adjust)
     given = _known_tags(options, segmenter.classes, photos).allowed
     _claim_folder(options.out, options, photos)
     write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
@@ -142,7 +144,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
             for name in formats
         ]
         header = {
-            "model": _digest(options.model / "model.safetensors"),
+            "model": _digest(folder / "model.safetensors"),
             "tags": _tags_record(options),
             "adjust": adjust,
         }

@@ -14,6 +14,7 @@ from PIL import Image
 from milseg.checkpoint import ModelSpec, load_model
 from milseg.devices import pick_device
 from milseg.errors import UserError, unknown_name
+from milseg.hub import local_folder
 from milseg.masks import overlay
 from milseg.models.fcn import FCN
 from milseg.options import InferenceConfig
@@ -234,7 +235,7 @@ def load(
     inference: InferenceConfig | None = None,
     adjust: Mapping[str, float] | None = None,
 ) -> Segmenter:
-    """Load a model folder, ready to segment.
+    """Load a model folder, or `hf://OWNER/NAME` from the Hugging Face hub, ready to segment.
 
     >>> model = load("runs/demo/models/mil-fcn")  # doctest: +SKIP
     >>> model.segment("photo.jpg").tags  # doctest: +SKIP
@@ -243,5 +244,5 @@ def load(
     Raises:
         UserError: no model folder, a damaged file, or a device that is not there.
     """
-    model, spec = load_model(Path(folder))
+    model, spec = load_model(local_folder(folder))
     return Segmenter(model.to(pick_device(device)), spec, inference=inference, adjust=adjust)
