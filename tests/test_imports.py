@@ -24,7 +24,7 @@ LAYERS = (
     ("checkpoint", "masks", "predict", "recipes", "training_time"),
     ("hub", "views"),
     ("segmenter",),
-    ("annotations", "check", "evaluate", "figures", "model_card", "tag_scores", "train"),
+    ("annotations", "check", "evaluate", "figures", "model_card", "own_masks", "tag_scores", "train"),
     ("catalog", "experiments", "prediction_run", "training_run"),
     ("commands",),
     ("cli",),

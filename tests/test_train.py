@@ -22,7 +22,7 @@ from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.options import TrainConfig
 from milseg.rules import RuleEntry, find_rule, mil_loss
-from milseg.train import batch_at, batch_loss, fit, learning_rate_at, parameter_groups
+from milseg.train import batch_at, batch_loss, fit, freeze, learning_rate_at, parameter_groups
 
 CLASSES = ("background", "red", "blue")
 QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
@@ -116,6 +116,51 @@ def test_learning_rate() -> None:
     assert [learning_rate_at(step, constant) for step in range(4)] == [0.5] * 4
     linear = replace(constant, schedule="linear")
     assert [learning_rate_at(step, linear) for step in range(4)] == [0.5, 0.375, 0.25, 0.125]
+    warm = replace(constant, warmup=2)
+    assert [learning_rate_at(step, warm) for step in range(4)] == [0.25, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stride", "first_trained"),
+    [
+        ("mobilenet_v2", 0, "body.0."),
+        ("mobilenet_v2", 2, "body.2."),
+        ("mobilenet_v2", 8, "body.7."),
+        ("resnet18", 4, "body.layer2."),
+        ("vgg16", 8, "body.24."),
+        ("tiny", 64, "score_layer."),
+    ],
+)
+def test_layers_up_to_a_stride_are_frozen(backbone: str, stride: int, first_trained: str) -> None:
+    model = build_fcn(backbone, 3)
+    freeze(model, stride)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained[0].startswith(first_trained)
+    names = [name for name, _ in model.named_parameters()]
+    assert trained == names[names.index(trained[0]) :]
+
+
+def test_frozen_layers_keep_their_weights_and_learn_again_later() -> None:
+    model = tiny()
+    before = weights(model)
+    fit(model, toy(), replace(QUICK, frozen_stride=2), progress=False)
+    after = weights(model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not {name for name in changed if name.startswith(("body.0.", "body.1.", "body.3."))}
+    assert "body.6.weight" in changed
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_long_gradients_are_made_shorter() -> None:
+    """Without momentum and decay one step moves the weights by the rate times the gradient, no longer than told."""
+    model = tiny()
+    before = weights(model)
+    config = replace(QUICK, max_steps=1, learning_rate=1.0, momentum=0.0, weight_decay=0.0, max_gradient=1e-3)
+    fit(model, toy(), config, progress=False)
+    moved = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    # Biases take twice the rate.
+    length = sum(float((d / (2.0 if d.ndim == 1 else 1.0)).square().sum()) for d in moved.values()) ** 0.5
+    assert length == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +260,9 @@ def test_padding_changes_no_loss(rule: str) -> None:
     masks = [np.ones((3, 7), dtype=np.uint8), np.full((5, 2), 2, dtype=np.uint8)]
     tags = [(1, 1, 0), (1, 0, 1)]
     entry = find_rule(rule)
-    both = batch_loss(model, collate(photos, tags, masks, ["a", "b"]), entry)
+    both = batch_loss(model, collate(photos, tags, masks, ["a", "b"]), entry, QUICK)
     alone = [
-        batch_loss(model, collate([p], [t], [m], ["a"]), entry)
+        batch_loss(model, collate([p], [t], [m], ["a"]), entry, QUICK)
         for p, t, m in zip(photos, tags, masks, strict=True)
     ]
     torch.testing.assert_close(both, torch.stack(alone).mean())
@@ -457,6 +502,20 @@ def test_training_from_tags_opens_no_mask_and_the_oracle_does(
         assert len(fit(tiny(), bags, replace(QUICK, rule=rule, max_steps=1), progress=False)) == 1
     with pytest.raises(AssertionError, match="a mask was opened"):
         fit(tiny(), bags, replace(QUICK, rule="oracle", max_steps=1), progress=False)
+    with pytest.raises(AssertionError, match="a mask was opened"):
+        fit(tiny(), bags, replace(QUICK, mask_weight=1.0, max_steps=1), progress=False)
+
+
+def test_masks_can_join_a_rule_of_tags_each_with_its_weight() -> None:
+    model = tiny()
+    batch = load_batch(toy(), [0, 1], with_masks=True)
+    rule = batch_loss(model, batch, find_rule("max"), QUICK)
+    masks = batch_loss(model, batch, find_rule("oracle"), QUICK)
+    config = replace(QUICK, mask_weight=3.0, rule_weight=0.5)
+    both = batch_loss(model, batch, find_rule("max"), config)
+    assert float(both.detach()) == pytest.approx(
+        0.5 * float(rule.detach()) + 3 * float(masks.detach()), rel=1e-6
+    )
 
 
 def test_the_oracle_needs_masks_and_says_which_is_missing() -> None:

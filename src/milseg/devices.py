@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+
 import torch
 
 from milseg.errors import UserError
@@ -22,3 +25,20 @@ def pick_device(name: str = "auto") -> torch.device:
         known = ", ".join(["auto", *(device for device, present in here.items() if present)])
         raise UserError(f"--device {name}: not on this machine; it has: {known}")
     return torch.device(name)
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep the memory that tensors free, for the next step's tensors; whether it could be asked to.
+
+    By default it hands large blocks back at once and clears the pages of the next ones, in every layer of every step:
+    on two cores that was a third of the time of a training step. Other systems' allocators are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library, such as musl
+        return False
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26))
+    return all([bool(mallopt(name, value)) for name, value in settings])

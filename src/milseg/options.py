@@ -29,6 +29,12 @@ class TrainConfig:
         longest_side: larger photos are made this small while training, pixels; none keeps their own size.
         flip: mirror half of the photos.
         dropout: keep the classifier's dropout layers on.
+        warmup: steps in which the learning rate rises from 0.
+        max_gradient: longer gradients are made this long (norm over all weights); none leaves them.
+        frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
+        mask_weight: weight of the cross entropy to the bags' masks beside the rule's loss, as in a round on one's own
+            masks; 0 for the rule alone, and then no mask is read.
+        rule_weight: weight of the rule's loss.
         seed: of the order of photos, flips and dropout.
         checkpoint_every: steps between checkpoints.
     """
@@ -44,10 +50,20 @@ class TrainConfig:
     longest_side: int | None = None
     flip: bool = False
     dropout: bool = True
+    warmup: int = 0
+    max_gradient: float | None = None
+    frozen_stride: int = 0
+    mask_weight: float = 0.0
+    rule_weight: float = 1.0
     seed: int = 0
     checkpoint_every: int = 200
 
     def __post_init__(self) -> None:
+        for name in ("warmup", "frozen_stride", "mask_weight", "rule_weight"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.max_gradient is not None and not self.max_gradient > 0:
+            raise UserError(f"max_gradient is {self.max_gradient}; expected a number above 0, or none")
         for name in ("batch_size", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more")
@@ -377,7 +393,7 @@ class PredictOptions:
 
     Attributes:
         inputs: photos, folders (with all below them) or patterns.
-        model: model folder, as `milseg train` writes it.
+        model: model folder, as `milseg train` writes it, or hf://OWNER/NAME from the Hugging Face hub.
         out: folder for masks/, overlays/, predictions.csv and the other formats' files.
         format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
         tags: file with tags that are known, in any form that training reads; the classes that it says are not in a

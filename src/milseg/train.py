@@ -22,10 +22,10 @@ from tqdm import tqdm
 from milseg.bags import BagBatch, BagSet, load_batch
 from milseg.checkpoint import load_state, save_state
 from milseg.errors import UserError
-from milseg.models.fcn import FCN
+from milseg.models.fcn import FCN, spatial_layers
 from milseg.options import TrainConfig
 from milseg.predict import upsample
-from milseg.rules import RuleEntry, find_rule
+from milseg.rules import RULES, RuleEntry, find_rule
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
@@ -51,9 +51,24 @@ def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """The body's learning rate in step `step`, 0-based."""
+    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     if config.schedule == "linear":
-        return config.learning_rate * (1 - step / config.max_steps)
-    return config.learning_rate
+        return rise * config.learning_rate * (1 - step / config.max_steps)
+    return rise * config.learning_rate
+
+
+def freeze(model: FCN, stride: int) -> None:
+    """Let the body's layers up to output stride `stride` keep their weights; all others are trained.
+
+    The finest maps cost the most: MobileNetV2 frozen to stride 8 trains more than twice as fast on a CPU.
+    """
+    model.requires_grad_(True)
+    reached = 1
+    for layer in model.body.children():
+        reached *= math.prod(part.stride for part in spatial_layers(layer))
+        if reached > stride:
+            break
+        layer.requires_grad_(False)
 
 
 def batch_at(step: int, count: int, config: TrainConfig) -> tuple[list[int], list[bool]]:
@@ -96,13 +111,24 @@ def _generator(seed: int, number: int, *, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mixed(seed, stream, number))
 
 
-def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
-    """The mean over the bags of the rule's loss.
+def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry, config: TrainConfig) -> torch.Tensor:
+    """The mean over the bags of the rule's loss, and of the cross entropy to the bags' masks where it has a weight."""
+    scores = model(batch.images)
+    loss = config.rule_weight * rule_loss(model, scores, batch, entry).mean()
+    if config.mask_weight:
+        loss = loss + config.mask_weight * rule_loss(model, scores, batch, RULES["oracle"]).mean()
+    return loss
+
+
+def rule_loss(model: FCN, scores: torch.Tensor, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
+    """The rule's loss of each bag, [B].
 
     Rules that learn from masks see the scores interpolated to pixels, as a supervised FCN does; the others
     see the coarse map.
+
+    Raises:
+        UserError: one's own rule gives something else.
     """
-    scores = model(batch.images)
     if entry.supervision == "masks":
         height, width = batch.images.shape[-2:]
         fine = upsample(scores.float(), (height, width), stride=model.stride, offset=model.offset)
@@ -117,7 +143,7 @@ def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
             f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"type {type(loss).__name__}"
         )
         raise UserError(f"the rule gave a loss of {found}; expected one number a bag, ({len(batch.names)},)")
-    return loss.mean()
+    return loss
 
 
 def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) -> Iterator[BagBatch]:
@@ -174,9 +200,11 @@ def fit(
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.eval()
+    freeze(model, config.frozen_stride)
     groups = parameter_groups(model, config)
     optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
+    with_masks = entry.supervision == "masks" or config.mask_weight > 0
     history: list[dict[str, float]] = []
     start = 0
     if out is not None:
@@ -195,13 +223,13 @@ def fit(
         total=config.max_steps, initial=start, desc=f"train {entry_name(config, rule)}", disable=not progress
     )
     with bar:
-        for step, batch in enumerate(_batches(bags, config, start, entry.supervision == "masks"), start):
+        for step, batch in enumerate(_batches(bags, config, start, with_masks), start):
             tick = time.monotonic()
             torch.manual_seed(_mixed(config.seed, 2, step))
             rate = learning_rate_at(step, config)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            loss = batch_loss(model, batch.to(device), entry)
+            loss = batch_loss(model, batch.to(device), entry, config)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise UserError(
@@ -210,6 +238,10 @@ def fit(
                 )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if config.max_gradient is not None:
+                nn.utils.clip_grad_norm_(
+                    [p for group in groups for p in group["params"]], config.max_gradient
+                )
             optimiser.step()
             now = time.monotonic()
             record = {
@@ -233,7 +265,7 @@ def fit(
                 on_step(step, value)
     if out is not None and start < config.max_steps:
         save_state(out / "checkpoint.safetensors", model, optimiser, config.max_steps, config=asdict(config))
-    model.eval()
+    model.requires_grad_(True).eval()
     return history
 
 

@@ -1,0 +1,65 @@
+"""Self-training: a model's own masks of its training photos, with their tags known, are the next round's targets.
+
+The tags of a training photo say which classes its mask may hold; the photo's colours say where they end. A model's map
+with both heeded is better than what it says of a new photo, so a network taught by such masks is better than the one
+that made them. Made from tags alone: the true masks, where there are any, are never opened.
+
+Source: the rounds of EM in Papandreou et al. 2015 and of the retraining in later work; see docs/masks-worth-using.md.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from milseg.bags import PRESENT, VOID, BagSet, load_photo
+from milseg.masks import write_mask
+from milseg.photos import UInt8, fit_size
+from milseg.predict import bilinear_weights
+from milseg.segmenter import Segmenter
+
+
+def own_mask(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure: float) -> UInt8:
+    """The mask of a photo uint8 [H, W, 3] whose tags are known, uint8 [H, W]; pixels that are not sure are VOID.
+
+    Args:
+        segmenter: its inference says which views and which refiner.
+        tags: PRESENT, ABSENT or UNKNOWN for each class; only present classes can be in the mask.
+        sure: the least probability of a pixel's top class, 0 to 1.
+    """
+    allowed = torch.tensor(tags) == PRESENT
+    size = (photo.shape[0], photo.shape[1])
+    if not allowed.any():
+        return np.full(size, VOID, dtype=np.uint8)
+    seen = fit_size(*size, segmenter.inference.refine_side)
+    p = segmenter.probabilities(photo, segmenter.scores(photo, allowed=allowed), seen)
+    if seen != size:
+        rows, columns = (
+            bilinear_weights((torch.arange(side) + 0.5) * (small / side) - 0.5, small)
+            for side, small in zip(size, seen, strict=True)
+        )
+        p = rows @ (p @ columns.T)
+    confidence, top = p.max(dim=0)
+    return np.asarray(top.to(torch.uint8).masked_fill_(confidence < sure, VOID).numpy())
+
+
+def write_own_masks(
+    segmenter: Segmenter, bags: BagSet, folder: Path, *, sure: float, progress: bool = True
+) -> BagSet:
+    """The bags with one's own masks, each a palette PNG below `folder`; masks that are there already are kept.
+
+    Each file appears whole, so a run that was stopped goes on where it was. The bags' true masks are not opened.
+    """
+    paths = [folder / f"{bag.name}.png" for bag in bags.bags]
+    for made in {path.parent for path in paths}:
+        made.mkdir(parents=True, exist_ok=True)
+    todo = [(bag, path) for bag, path in zip(bags.bags, paths, strict=True) if not os.path.exists(path)]
+    for bag, path in tqdm(todo, desc="own masks", unit="photo", disable=not progress):
+        write_mask(path, own_mask(segmenter, load_photo(bag), bag.tags, sure=sure))
+    with_masks = tuple(replace(bag, mask=path) for bag, path in zip(bags.bags, paths, strict=True))
+    return replace(bags, bags=with_masks, mask_values=None)
