@@ -22,36 +22,48 @@ def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float
     return scores, tags, valid
 
 
-def random_segments(seed, valid):
-    """About four segments a bag, some places in none."""
+def random_extras(seed, valid, classes=4):
+    """About four segments a bag, some places in none; and masks."""
     g = torch.Generator().manual_seed(seed)
-    return torch.randint(-1, 4, valid.shape, generator=g)
+    return {
+        "segments": torch.randint(-1, 4, valid.shape, generator=g),
+        "masks": torch.randint(0, classes, valid.shape, generator=g),
+    }
 
 
 class Bag:
-    """One bag as plain numbers: the places in reading order, the classes with a known tag."""
+    """One bag as plain numbers: the valid places in reading order, the classes with a known tag."""
 
-    def __init__(self, scores, tags, valid):
+    def __init__(self, scores, tags, valid, segments=None, masks=None):
         classes = len(tags)
         self.known = [c for c in range(classes) if tags[c] != UNKNOWN]
         self.present = [c for c in self.known if tags[c] == 1]
         self.absent = [c for c in self.known if tags[c] == 0]
         self.front = [c for c in self.present if c != 0]
         height, width = valid.shape
-        self.where = [(y, x) for y in range(height) for x in range(width) if valid[y, x]]
-        self.s = [{c: float(scores[c, y, x]) for c in self.known} for y, x in self.where]
+        where = [(y, x) for y in range(height) for x in range(width) if valid[y, x]]
+        self.s = [{c: float(scores[c, y, x]) for c in self.known} for y, x in where]
         self.n = len(self.s)
-        self.p = []
-        for place in self.s:
-            total = sum(math.exp(v) for v in place.values())
-            self.p.append({c: math.exp(v) / total for c, v in place.items()})
+        self.p = [softmax(place) for place in self.s]
+        self.segment = None if segments is None else [int(segments[y, x]) for y, x in where]
+        self.mask = None if masks is None else [int(masks[y, x]) for y, x in where]
+
+
+def bags_of(scores, tags, valid, segments=None, masks=None):
+    none = [None] * len(scores)
+    parts = (
+        scores,
+        tags,
+        valid,
+        none if segments is None else segments,
+        none if masks is None else masks,
+    )
+    return [Bag(*part) for part in zip(*parts, strict=True)]
 
 
 def slow(equation, scores, tags, valid):
     """`equation(bag)` for each bag, as a tensor."""
-    return torch.tensor(
-        [equation(Bag(scores[b], tags[b], valid[b])) for b in range(len(scores))], dtype=scores.dtype
-    )
+    return torch.tensor([equation(bag) for bag in bags_of(scores, tags, valid)], dtype=scores.dtype)
 
 
 def mean(values):

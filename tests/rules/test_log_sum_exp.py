@@ -6,11 +6,9 @@ import torch
 from milseg.bags import UNKNOWN
 from milseg.rules import find_rule, log_probs
 from milseg.rules.log_sum_exp import log_sum_exp_probs, log_sum_exp_scores
-from tests.rules.cases import mean, random_case, slow, softmax
-
-
-def lse(values, r):
-    return math.log(mean(math.exp(r * v) for v in values)) / r
+from milseg.rules.pooling import average_scores
+from tests.rules import equations as eq
+from tests.rules.cases import mean, random_case, slow
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -18,35 +16,24 @@ def lse(values, r):
 def test_of_scores_equals_the_slow_equation(seed, r):
     scores, tags, valid = random_case(seed)
     tags[2, 3] = UNKNOWN
-
-    def equation(bag):
-        pooled = {c: lse([s[c] for s in bag.s], r) for c in bag.known}
-        return -mean(math.log(softmax(pooled)[c]) for c in bag.present)
-
-    expected = slow(equation, scores, tags, valid)
-    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=r), expected)
-
-    def logistic(bag):
-        pooled = {c: lse([s[c] for s in bag.s], r) for c in bag.known}
-        return mean(math.log1p(math.exp(-v if c in bag.present else v)) for c, v in pooled.items())
-
-    expected = slow(logistic, scores, tags, valid)
-    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=r, sigmoid=True), expected)
+    for sigmoid, loss in ((False, eq.competing), (True, eq.logistic)):
+        expected = slow(lambda bag, loss=loss: eq.log_sum_exp_scores(bag, r, loss), scores, tags, valid)
+        torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=r, sigmoid=sigmoid), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("r", "absent"), [(0.5, 0.0), (5.0, 0.0), (5.0, 0.7), (100.0, 1.0)])
+@pytest.mark.parametrize(("r", "absent"), [(0.5, 0.0), (5.0, 0.7), (100.0, 1.0)])
 def test_of_probs_equals_the_slow_equation(seed, r, absent):
     scores, tags, valid = random_case(seed)
     tags[2, 3] = UNKNOWN
-
-    def equation(bag):
-        pooled = {c: lse([p[c] for p in bag.p], r) for c in bag.known}
-        up = mean(math.log(pooled[c]) for c in bag.present)
-        return -up - absent * mean(math.log(1 - pooled[c]) for c in bag.absent)
-
-    expected = slow(equation, scores, tags, valid)
+    expected = slow(lambda bag: eq.log_sum_exp_probs(bag, r, absent), scores, tags, valid)
     torch.testing.assert_close(log_sum_exp_probs(scores, tags, valid, r=r, absent=absent), expected)
+
+
+def test_the_order_of_pooling_matters():
+    scores, tags, valid = random_case(1)
+    of_scores, of_probs = log_sum_exp_scores(scores, tags, valid), log_sum_exp_probs(scores, tags, valid)
+    assert ((of_scores - of_probs).abs() > 0.1).any()
 
 
 def test_limits():
@@ -62,12 +49,12 @@ def test_limits():
     torch.testing.assert_close(log_sum_exp_probs(scores, tags, valid, r=1e-3), expected, **close)
 
     def max_of_scores(bag):
-        return -mean(
-            math.log(softmax({c: max(s[c] for s in bag.s) for c in bag.known})[c]) for c in bag.present
-        )
+        return eq.competing(bag, {c: max(s[c] for s in bag.s) for c in bag.known})
 
     expected = slow(max_of_scores, scores, tags, valid)
     torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=1e4), expected, **close)
+    expected = average_scores(scores, tags, valid)
+    torch.testing.assert_close(log_sum_exp_scores(scores, tags, valid, r=1e-4), expected, **close)
 
 
 @pytest.mark.parametrize("gap", [3.0, 30.0, 300.0, 3000.0])
@@ -90,3 +77,14 @@ def test_probs_stay_exact_where_a_class_vanishes_or_fills_everything(gap):
         # LSE of 1 - x with r = 5 is 1 - mean x e^5 / e^5
         assert float(loss.detach()) == pytest.approx(up - others / 2, rel=1e-4)
         assert grad[0, 1].min() < -1e-3
+
+
+@pytest.mark.parametrize("gap", [5.0, 6.0, 7.0, 8.0, 9.0])
+def test_probs_are_exact_where_the_two_ways_to_compute_them_meet(gap):
+    scores, _, valid = random_case(0, batch=1)
+    scores = scores / 10
+    scores[:, 0] += gap
+    tags = torch.tensor([[1, 1, 0, 0]])
+    expected = slow(lambda bag: eq.log_sum_exp_probs(bag, 5.0, 1.0), scores, tags, valid)
+    got = log_sum_exp_probs(scores, tags, valid, r=5.0, absent=1.0)
+    torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-7)

@@ -5,22 +5,8 @@ import torch
 
 from milseg.bags import UNKNOWN
 from milseg.rules.ranking import rank_pooling
-from tests.rules.cases import mean, random_case, slow
-
-
-def equation_with(fg, bg, absent, reference):
-    def equation(bag):
-        def pooled(c, d):
-            falling = sorted((p[c] for p in bag.p), reverse=True)
-            power = reference / bag.n if reference else 1.0
-            weights = [d ** (j * power) for j in range(bag.n)]
-            return sum(w * p for w, p in zip(weights, falling, strict=True)) / sum(weights)
-
-        loss = -mean(math.log(pooled(c, fg)) for c in bag.front)
-        loss -= absent * mean(math.log(1 - max(p[c] for p in bag.p)) for c in bag.absent)
-        return loss - math.log(pooled(0, bg))
-
-    return equation
+from tests.rules import equations as eq
+from tests.rules.cases import random_case, slow
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -31,7 +17,8 @@ def test_equals_the_slow_equation(seed, fg, bg, absent, reference):
     scores, tags, valid = random_case(seed)
     tags[2, 3] = UNKNOWN
     loss = rank_pooling(scores, tags, valid, foreground=fg, background=bg, absent=absent, reference=reference)
-    torch.testing.assert_close(loss, slow(equation_with(fg, bg, absent, reference), scores, tags, valid))
+    expected = slow(lambda bag: eq.rank_pooling(bag, fg, bg, absent, reference), scores, tags, valid)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_on_a_map_of_41_by_41_the_sources_numbers_are_taken_as_they_are():
@@ -51,3 +38,15 @@ def test_a_sure_absent_class_is_still_finite():
     assert 190 < float(loss.detach()) < 210
     assert scores.grad.isfinite().all()
     assert scores.grad[0, 2, 0, 0] > 0.9
+
+
+def test_limits_are_the_average_and_the_max():
+    scores, tags, valid = random_case(4)
+    for d, pooled in ((1.0, lambda values: sum(values) / len(values)), (1e-6, max)):
+
+        def equation(bag, pooled=pooled):
+            each = {c: -math.log(pooled([p[c] for p in bag.p])) for c in bag.present}
+            return eq.mean(each[c] for c in bag.front) + each[0]
+
+        loss = rank_pooling(scores, tags, valid, foreground=d, background=d, absent=0.0)
+        torch.testing.assert_close(loss, slow(equation, scores, tags, valid))

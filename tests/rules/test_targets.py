@@ -6,19 +6,12 @@ import torch
 from milseg.bags import UNKNOWN
 from milseg.rules import find_rule, loss_map
 from milseg.rules.targets import choose_ccnn, choose_em_adapt
-from tests.rules.cases import Bag, mean, random_case, slow
+from tests.rules import equations as eq
+from tests.rules.cases import Bag, random_case, slow
 
 
 def selectable_of(tags, valid):
     return valid[:, None] & (tags != UNKNOWN)[:, :, None, None]
-
-
-def crossed(bag, targets):
-    """Mean over the places of the cross entropy to a distribution at each."""
-    return mean(
-        -sum(t * math.log(p[c]) for c, t in target.items() if t)
-        for p, target in zip(bag.p, targets, strict=True)
-    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -26,15 +19,9 @@ def test_em_fixed_equals_the_slow_equation(seed):
     scores, tags, valid = random_case(seed)
     tags[2, 3] = UNKNOWN
 
-    def equation(bag):
-        targets = []
-        for s in bag.s:
-            biased = {c: v + (0.5 if c == 0 else 1.5) * (c in bag.present) for c, v in s.items()}
-            targets.append({max(biased, key=biased.get): 1.0})
-        return crossed(bag, targets)
-
     loss = find_rule("em-fixed(foreground=1.5, background=0.5)").rule(scores, tags, valid)
-    torch.testing.assert_close(loss, slow(equation, scores, tags, valid))
+    expected = slow(lambda bag: eq.crossed(bag, eq.em_fixed(bag, 1.5, 0.5)), scores, tags, valid)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_em_fixed_may_choose_an_absent_class_and_em_adapt_may_not():
@@ -48,24 +35,13 @@ def test_em_fixed_may_choose_an_absent_class_and_em_adapt_may_not():
     assert adapted[0, 2].tolist() == [[0, 0]]
 
 
-def slow_em_adapt(bag, bg, fg, rounds):
-    s = [{c: v for c, v in place.items() if c in bag.present} for place in bag.s]
-    for _ in range(rounds):
-        for c in sorted(bag.present):
-            behind = sorted(max(place.values()) - place[c] for place in s)
-            nth = min(int((bg if c == 0 else fg) * bag.n), bag.n - 1)
-            for place in s:
-                place[c] += behind[nth] + 1e-4 if behind[nth] > 0 else 0.0
-    return [{max(sorted(place), key=place.get): 1.0} for place in s]
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rounds", [1, 5])
 def test_em_adapt_equals_the_slow_algorithm(seed, rounds):
     scores, tags, valid = random_case(seed)
     tags[2, 3] = UNKNOWN
     loss = find_rule(f"em-adapt(rounds={rounds})").rule(scores, tags, valid)
-    expected = slow(lambda bag: crossed(bag, slow_em_adapt(bag, 0.4, 0.2, rounds)), scores, tags, valid)
+    expected = slow(lambda bag: eq.crossed(bag, eq.em_adapt(bag, 0.4, 0.2, rounds)), scores, tags, valid)
     torch.testing.assert_close(loss, expected)
 
 
@@ -88,38 +64,6 @@ def test_em_adapt_gives_each_present_class_its_share(seed):
                 assert area[b, c] >= 0.19
 
 
-def dual(bag, u):
-    """The value of CCNN's dual at multipliers u, by its formula, and its distributions."""
-    logs = []
-    targets = []
-    for p in bag.p:
-        raised = {c: p[c] * math.exp(u[c]) for c in bag.present}
-        total = sum(raised.values())
-        logs.append(math.log(total))
-        targets.append({c: v / total for c, v in raised.items()})
-    value = -mean(logs)
-    for c in bag.present:
-        high = 0.7 if bag.front else 1.0
-        value += (0.3 if u[c] > 0 else high) * u[c] if c == 0 else 0.05 * u[c]
-    return value, targets
-
-
-def slow_ccnn(bag, slack=2.0):
-    """The dual's maximum by ternary search in each coordinate in turn."""
-    u = dict.fromkeys(bag.present, 0.0)
-    for _ in range(60):
-        for c in bag.present:
-            left, right = (-30.0, 30.0) if c == 0 else (0.0, slack)
-            for _ in range(70):
-                a, b = left + (right - left) / 3, right - (right - left) / 3
-                if dual(bag, {**u, c: a})[0] < dual(bag, {**u, c: b})[0]:
-                    left = a
-                else:
-                    right = b
-            u[c] = (left + right) / 2
-    return dual(bag, u)[1]
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("lift", [0.0, 4.0, -4.0])
 def test_ccnn_equals_the_slow_dual(seed, lift):
@@ -127,7 +71,7 @@ def test_ccnn_equals_the_slow_dual(seed, lift):
     scores[:, 0] += lift
     tags[2, 3] = UNKNOWN
     loss = find_rule("ccnn").rule(scores, tags, valid)
-    expected = slow(lambda bag: crossed(bag, slow_ccnn(bag)), scores, tags, valid)
+    expected = slow(lambda bag: eq.crossed(bag, eq.ccnn(bag)), scores, tags, valid)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
 
 

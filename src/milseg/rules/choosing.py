@@ -67,6 +67,12 @@ def choose_all(
     return share[:, :, None, None] * places / places.sum(dim=(2, 3), keepdim=True).clamp_min(1)
 
 
+def how_many(k: float, count: torch.Tensor) -> torch.Tensor:
+    """k as a number of places, of `count` that there are: below 1 it is a share; at least one place."""
+    wanted = (k * count).round() if k < 1 else torch.full_like(count, round(k))
+    return wanted.clamp_min(1).minimum(count)
+
+
 def choose_top_k(
     losses: torch.Tensor,
     present: torch.Tensor,
@@ -82,11 +88,15 @@ def choose_top_k(
     Args:
         losses: loss map [B, C, h, w]; present: [B, C]; selectable: bool [B, C or 1, h, w].
         k: a number of places; below 1 a share of the selectable ones (WILDCAT's 20 %), at least one.
+
+    Example:
+        >>> losses = torch.tensor([[[[0.3, 0.1, 0.2]]]])
+        >>> choose_top_k(losses, torch.ones(1, 1), torch.ones(1, 1, 1, 3, dtype=torch.bool), k=2).tolist()
+        [[[[0.0, 0.5, 0.5]]]]
     """
     open_places = selectable.expand_as(losses).flatten(2)
     count = open_places.sum(dim=2, keepdim=True)
-    wanted = (k * count).round() if k < 1 else torch.full_like(count, round(k))
-    wanted = wanted.clamp_min(1).minimum(count)
+    wanted = how_many(k, count)
     order = losses.detach().flatten(2).masked_fill(~open_places, torch.inf).argsort(dim=2, stable=True)
     chosen = torch.arange(order.shape[2], device=order.device) < wanted
     share = present / present.sum(dim=1, keepdim=True).clamp_min(1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from milseg.errors import UserError
@@ -23,6 +25,7 @@ class RuleEntry:
         supervision: "tags", or "masks" for rules that are given masks; every result repeats it.
         about: one line for listings.
         choose: the choice that `rule` lifts, for rules that choose detached weights on the loss map.
+        lift: what makes a rule of the choice.
         learned: for rules with parameters of their own, classes -> module; None for all others.
         needs_segments: the rule is given `segments`, int [B, h, w] on the score map.
         needs_background: class 0 is the background for this rule; it makes no sense without one.
@@ -36,6 +39,7 @@ class RuleEntry:
     supervision: str = "tags"
     about: str = ""
     choose: Choice | None = None
+    lift: Callable[[Choice], Rule] = choosing_rule
     learned: Callable[..., nn.Module] | None = None
     needs_segments: bool = False
     needs_background: bool = False
@@ -73,14 +77,13 @@ class RuleEntry:
         if self.learned is not None:
             return replace(self, learned=partial(self.learned, **checked))
         if self.choose is not None:
-            return chosen(partial(self.choose, **checked), like=self)
+            choose = partial(self.choose, **checked)
+            return replace(self, choose=choose, rule=self.lift(choose))
         return replace(self, rule=partial(self.rule, **checked))
 
 
 def known_options(function: Callable[..., Any]) -> dict[str, Value]:
     """Keyword-only parameters whose default is a number, true or false, as `check_settings` sees them."""
-    import inspect
-
     return {
         p.name: p.default
         for p in inspect.signature(function).parameters.values()
@@ -88,8 +91,59 @@ def known_options(function: Callable[..., Any]) -> dict[str, Value]:
     }
 
 
-def chosen(choose: Choice, *, like: RuleEntry | None = None, **about: Any) -> RuleEntry:
+def chosen(choose: Choice, *, lift: Callable[[Choice], Rule] = choosing_rule, **about: Any) -> RuleEntry:
     """The row of a choice, lifted into a rule."""
-    if like is None:
-        return RuleEntry(rule=choosing_rule(choose), choose=choose, **about)
-    return replace(like, rule=choosing_rule(choose), choose=choose)
+    return RuleEntry(rule=lift(choose), choose=choose, lift=lift, **about)
+
+
+class SumOfRules(nn.Module):
+    """The sum of the losses of some rules, whose parameters, if they have any, it holds."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        super().__init__()
+        self.rules = list(rules)
+        self.learned = nn.ModuleList([rule for rule in rules if isinstance(rule, nn.Module)])
+
+    def forward(
+        self,
+        scores: torch.Tensor,
+        tags: torch.Tensor,
+        valid: torch.Tensor,
+        *,
+        segments: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        losses = [rule(scores, tags, valid, segments=segments, masks=masks) for rule in self.rules]
+        return torch.stack(losses).sum(dim=0)
+
+
+def added(entries: Sequence[RuleEntry]) -> RuleEntry:
+    """The row of a sum of rules."""
+
+    def needs(name: str) -> bool:
+        return any(getattr(entry, name) for entry in entries)
+
+    def build(classes: int) -> nn.Module:
+        return SumOfRules([entry.build(classes) for entry in entries])
+
+    def rule(
+        scores: torch.Tensor,
+        tags: torch.Tensor,
+        valid: torch.Tensor,
+        *,
+        segments: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        losses = [e.rule(scores, tags, valid, segments=segments, masks=masks) for e in entries]
+        return torch.stack(losses).sum(dim=0)
+
+    return RuleEntry(
+        rule=rule,
+        supervision="masks" if any(entry.supervision == "masks" for entry in entries) else "tags",
+        about=" + ".join(entry.about for entry in entries),
+        learned=build if needs("learned") else None,
+        needs_segments=needs("needs_segments"),
+        needs_background=needs("needs_background"),
+        raw_scores=needs("raw_scores"),
+        sees_batch=needs("sees_batch"),
+    )

@@ -106,14 +106,14 @@ def log_of_pooled(log_x: torch.Tensor, r: float, places: Places) -> torch.Tensor
     """
     x = log_x.exp()
     direct = log_mean_exp(r * x, places) / r
-    log_m = log_mean_exp(log_x + _log_expm1_ratio(r * x), places) + math.log(abs(r))
+    log_m = log_mean_exp(log_x + log_expm1_ratio(r * x), places) + math.log(abs(r))
     m = math.copysign(1.0, r) * log_m.clamp_max(-4.0).exp()
     small = log_m.clamp_max(-4.0) - m / 2 + 5 * m * m / 24 - math.log(abs(r))
     is_small = log_m < -4.6
     return torch.where(is_small, small, direct.masked_fill(is_small, 1.0).log())
 
 
-def _log_expm1_ratio(y: torch.Tensor) -> torch.Tensor:
+def log_expm1_ratio(y: torch.Tensor) -> torch.Tensor:
     """log(expm1(y) / y), 0 at y = 0."""
     size = y.abs()
     near = size < 1e-3

@@ -8,6 +8,7 @@ from milseg.errors import UserError
 from milseg.rules import (
     RULES,
     choose_max,
+    choose_top_k,
     choosing_rule,
     find_rule,
     log_probs,
@@ -16,17 +17,8 @@ from milseg.rules import (
     shown_weights,
     weighted_loss,
 )
-
-
-def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    scores = torch.randn(batch, classes, height, width, generator=g, dtype=dtype) * 2
-    tags = torch.randint(0, 2, (batch, classes), generator=g, dtype=torch.int8)
-    tags[:, 0] = 1
-    valid = torch.ones(batch, height, width, dtype=torch.bool)
-    valid[0, :, -2:] = False
-    valid[1, -1] = False
-    return scores, tags, valid
+from tests.rules.cases import random_case, slow
+from tests.rules.equations import top_k
 
 
 def slow_mil_loss(scores, tags, valid):
@@ -93,67 +85,6 @@ def test_ties_go_to_one_place():
     expected = torch.zeros(1, 2, 2, 2)
     expected[0, :, 0, 1] = 0.5  # the first valid place in reading order
     torch.testing.assert_close(weights, expected)
-
-
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_padding_takes_no_part(name):
-    scores, tags, valid = random_case(3)
-    masks = torch.randint(0, 4, valid.shape)
-    rule = RULES[name].rule
-    loud = scores.clone().masked_fill_(~valid[:, None], 1e4).requires_grad_()
-    loss = rule(loud, tags, valid, masks=masks)
-    torch.testing.assert_close(loss, rule(scores, tags, valid, masks=masks))
-    loss.sum().backward()
-    assert not loud.grad.permute(0, 2, 3, 1)[~valid].any()
-
-
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_unknown_class_is_untouched(name):
-    scores, tags, valid = random_case(4)
-    tags[:, 2] = UNKNOWN
-    masks = torch.randint(0, 2, valid.shape)
-    changed = scores.clone()
-    changed[:, 2] += 5
-    changed.requires_grad_()
-    rule = RULES[name].rule
-    loss = rule(changed, tags, valid, masks=masks)
-    torch.testing.assert_close(loss, rule(scores, tags, valid, masks=masks))
-    loss.sum().backward()
-    assert not changed.grad[:, 2].any()
-    assert changed.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_permuting_bags_and_places_permutes_nothing_else(name):
-    scores, tags, valid = random_case(5)
-    masks = torch.randint(0, 4, valid.shape)
-    rule = RULES[name].rule
-    base = rule(scores, tags, valid, masks=masks)
-    order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(
-        rule(scores[order], tags[order], valid[order], masks=masks[order]), base[order]
-    )
-    flip = rule(scores.flip(2, 3), tags, valid.flip(1, 2), masks=masks.flip(1, 2))
-    torch.testing.assert_close(flip, base)
-
-
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_nothing_selectable_is_a_connected_zero(name):
-    scores, tags, valid = random_case(6)
-    scores.requires_grad_()
-    loss = RULES[name].rule(scores, tags, torch.zeros_like(valid), masks=torch.full(valid.shape, VOID))
-    assert loss.tolist() == [0, 0, 0]
-    loss.sum().backward()
-    assert not scores.grad.any()
-
-
-@pytest.mark.parametrize("name", sorted(RULES))
-def test_half_precision_gives_a_finite_float32_loss(name):
-    scores, tags, valid = random_case(7, dtype=torch.float32)
-    masks = torch.randint(0, 4, valid.shape)
-    loss = RULES[name].rule((scores * 50).to(torch.bfloat16), tags, valid, masks=masks)
-    assert loss.dtype == torch.float32
-    assert loss.isfinite().all()
 
 
 def test_weight_map_and_mask_act_on_the_loss_map():
@@ -225,21 +156,6 @@ def test_shown_weights_refuse_a_rule_of_raw_scores():
         shown_weights(lambda s: RULES["binary-max"].rule(s, tags, valid), scores, tags)
 
 
-def test_find_rule_by_name_and_by_import(tmp_path, monkeypatch):
-    assert find_rule("max") is RULES["max"]
-    (tmp_path / "my_rules.py").write_text(
-        "def mine(scores, tags, valid, **k):\n    return scores.sum((1, 2, 3))\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert find_rule("my_rules:mine").rule(torch.ones(2, 1, 2, 2), None, None).tolist() == [4, 4]
-    with pytest.raises(UserError, match="did you mean 'max'"):
-        find_rule("maxx")
-    with pytest.raises(UserError, match="no function 'other'"):
-        find_rule("my_rules:other")
-    with pytest.raises(UserError, match="no module 'nowhere'"):
-        find_rule("nowhere:f")
-
-
 def test_ones_own_choice_becomes_a_rule():
     scores, tags, valid = random_case(14)
 
@@ -251,3 +167,26 @@ def test_ones_own_choice_becomes_a_rule():
     loss = choosing_rule(centre)(scores, tags, valid)
     expected = (loss_map(scores, tags)[:, :, 1, 2] * tags).sum(dim=1) / tags.sum(dim=1)
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [1.0, 3.0, 100.0, 0.01, 0.4, 0.99])
+def test_top_k_is_the_mean_of_the_k_smallest_losses(seed, k):
+    scores, tags, valid = random_case(seed)
+    tags[2, 3] = UNKNOWN
+    loss = find_rule(f"top-k(k={k})").rule(scores, tags, valid)
+    torch.testing.assert_close(loss, slow(lambda bag: top_k(bag, k), scores, tags, valid))
+
+
+def test_top_k_is_the_max_at_1_and_the_average_at_all():
+    scores, tags, valid = random_case(15)
+    for k, name in ((1, "max"), (1000, "average")):
+        expected = RULES[name].rule(scores, tags, valid)
+        torch.testing.assert_close(find_rule(f"top-k(k={k})").rule(scores, tags, valid), expected)
+
+
+def test_top_k_ties_go_to_the_first_places():
+    scores, tags = torch.zeros(1, 2, 1, 4), torch.tensor([[1, 1]])
+    valid = torch.tensor([[[False, True, True, True]]])
+    weights = choose_top_k(loss_map(scores, tags), tags.float(), valid[:, None].expand(1, 2, 1, 4), k=2)
+    assert weights[0].tolist() == [[[0, 0.25, 0.25, 0]], [[0, 0.25, 0.25, 0]]]

@@ -1,0 +1,52 @@
+"""Hard negatives: absent classes are pushed down where they score highest. A term beside another rule."""
+
+from __future__ import annotations
+
+import torch
+
+from milseg.bags import ABSENT
+from milseg.rules.bag import flat_log_probs, log_not, mean_of, places_of, zero_if_empty
+from milseg.rules.choosing import how_many
+
+
+def hard_negatives(
+    scores: torch.Tensor,
+    tags: torch.Tensor,
+    valid: torch.Tensor,
+    *,
+    segments: torch.Tensor | None = None,
+    masks: torch.Tensor | None = None,
+    k: float = 1.0,
+    weight: float = 1.0,
+) -> torch.Tensor:
+    """-log(1 - p_c) at the k places where an absent class c is most probable.
+
+        loss = weight * mean over absent c of the mean over its k most probable places of -log(1 - p_c)
+
+    Exact where p_c goes to 1. In weights on the loss map it is p_j / (1 - p_c) on each other class j. A bag
+    without absent classes has loss 0.
+
+    Source: the paper's discussion ("hard negative mining"); with k = 1 the absent classes' term of SEC's
+        expansion loss (Kolesnikov & Lampert 2016, section 3.2).
+
+    Args:
+        scores: [B, C, h, w]; tags: [B, C]; valid: bool [B, h, w].
+        k: a number of places; below 1 a share of the valid ones.
+        weight: of the term, beside the rule that it is added to.
+
+    Returns:
+        [B].
+
+    Example: an absent class of probability 1/2.
+        >>> loss = hard_negatives(torch.zeros(1, 2, 1, 2), torch.tensor([[1, 0]]), torch.ones(1, 1, 2).bool())
+        >>> round(float(loss), 4)
+        0.6931
+    """
+    log_p = flat_log_probs(scores, tags)
+    places = places_of(tags, valid, log_p.dtype)
+    order = log_p.detach().masked_fill(~places.valid, -torch.inf).argsort(dim=2, descending=True, stable=True)
+    wanted = how_many(k, places.valid.sum(dim=2, keepdim=True))
+    picked = torch.arange(order.shape[2], device=order.device) < wanted
+    down = log_not(log_p, places.known).gather(2, order)
+    hardest = torch.where(picked, down, torch.zeros_like(down)).sum(dim=2) / wanted[:, :, 0]
+    return zero_if_empty(-weight * mean_of(hardest, tags == ABSENT), places)
