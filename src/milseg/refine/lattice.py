@@ -16,8 +16,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import embedding_bag
 
+from milseg.errors import UserError
+
 # Rows of 8 floats fill whole registers; wider ones are filtered 8 columns at a time where corners are many.
 LANES = 8
+# Beyond it float32 no longer says in which simplex a point lies.
+FURTHEST = 1e5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,12 +86,20 @@ def build_lattice(features: torch.Tensor) -> Lattice:
     Args:
         features: float32 [d, N], at least one point.
 
+    Raises:
+        UserError: points so far apart that their corners cannot be told from each other or numbered.
+
     >>> lattice = build_lattice(torch.tensor([[0.0, 0.1, 50.0]]))
     >>> found = lattice.filter(torch.tensor([[1.0], [0.0], [1.0]]))
     >>> bool(found[1] > found[2] / 2)  # the first is near, the third far
     True
     """
     dims, count = features.shape
+    furthest = float(features.abs().amax())
+    if not furthest <= FURTHEST:
+        raise UserError(
+            f"a point is {furthest:g} sigmas from 0; expected at most {FURTHEST:g}: larger sigmas"
+        )
     base, rank, weights = _simplices(features)
     # Coordinates of one corner are equal modulo d + 1, so its quotients and the remainder name it: a smaller number.
     low = base.amin(dim=1) - 2
@@ -98,7 +110,7 @@ def build_lattice(features: torch.Tensor) -> Lattice:
     step[dims] = 0
     remainder = step[0] * int(extent[0])
     if remainder * (dims + 1) >= 2**62:
-        raise ValueError("features that spread too far for 64-bit keys; expected them in standard deviations")
+        raise UserError(f"the points spread over {extent.tolist()} corners, too far; expected larger sigmas")
     steps = torch.tensor(step, device=features.device)
     key = ((base - low[:, None]) * steps[:dims, None]).sum(dim=0)
     # From one corner to the next the remainder grows by 1, and the coordinate of one rank drops by d + 1: its
@@ -138,8 +150,8 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     for i in range(dims + 1):
         for j in range(i + 1, dims + 1):
             less = (difference[i] < difference[j]).view(torch.int8)
-            rank[i] += less
-            rank[j] += 1 - less
+            rank[i].add_(less)
+            rank[j].add_(1 - less)
     rank += quotient.sum(dim=0).to(torch.int8)
     wrap = (rank < 0).view(torch.int8) - (rank > dims).view(torch.int8)
     rank += wrap * (dims + 1)
@@ -189,6 +201,7 @@ def _blurs(known: torch.Tensor, step: list[int], remainder: int) -> tuple[Sums, 
         known < (size - 1) * remainder, remainder, sum(step) - (size - 1) * remainder
     )
     own = torch.arange(count, device=known.device, dtype=torch.int32)
+    starts = own * 3
     found = []
     for axis in range(size):
         target = upward - step[axis]
@@ -200,5 +213,5 @@ def _blurs(known: torch.Tensor, step: list[int], remainder: int) -> tuple[Sums, 
         weights[:, 0] = 1
         rows[below, 1], rows[above, 2] = above.to(torch.int32), below.to(torch.int32)
         weights[below, 1] = weights[above, 2] = 0.5
-        found.append(Sums(rows=rows.flatten(), weights=weights.flatten(), starts=own * 3))
+        found.append(Sums(rows=rows.flatten(), weights=weights.flatten(), starts=starts))
     return tuple(found)
