@@ -68,7 +68,8 @@ def listing() -> str:
     }
     lines = []
     for title, table in parts.items():
-        lines += [title, *(f"  {name:14} {about}" for name, about in table.items()), ""]
+        width = max(14, *map(len, table))
+        lines += [title, *(f"  {name:{width}} {about}" for name, about in table.items()), ""]
     return "\n".join(lines).rstrip()
 
 
