@@ -61,7 +61,9 @@ def test_the_result_is_of_the_photos_own_size(photo: np.ndarray) -> None:
 def test_views_prior_and_refiner_each_take_part(photo: np.ndarray) -> None:
     """Each setting's mask is the one worked out from its parts."""
     size = (57, 70)
-    prior = Prior(slope=(0.0, *[0.7] * (len(CLASSES) - 1)), intercept=(math.inf, *[-3.0] * (len(CLASSES) - 1)))
+    prior = Prior(
+        slope=(0.0, *[0.7] * (len(CLASSES) - 1)), intercept=(math.inf, *[-3.0] * (len(CLASSES) - 1))
+    )
     spec = ModelSpec(backbone="tiny", classes=CLASSES, longest_side=48, prior=prior)
     model = network()
     plain = Segmenter(model, spec).segment(photo).mask
@@ -91,7 +93,9 @@ def test_views_prior_and_refiner_each_take_part(photo: np.ndarray) -> None:
 
 
 def test_known_tags_leave_the_prior_nothing_to_say(photo: np.ndarray) -> None:
-    prior = Prior(slope=(0.0, *[1.0] * (len(CLASSES) - 1)), intercept=(math.inf, *[-9.0] * (len(CLASSES) - 1)))
+    prior = Prior(
+        slope=(0.0, *[1.0] * (len(CLASSES) - 1)), intercept=(math.inf, *[-9.0] * (len(CLASSES) - 1))
+    )
     spec = ModelSpec(backbone="tiny", classes=CLASSES, longest_side=48, prior=prior)
     strong = Segmenter(network(), spec, inference=InferenceConfig(prior=5.0))
     tags = CLASSES[1:3]

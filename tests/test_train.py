@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import milseg.bags
@@ -21,8 +22,10 @@ from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.options import TrainConfig
+from milseg.photos import normalise
+from milseg.refine import superpixels
 from milseg.rules import RuleEntry, find_rule, mil_loss
-from milseg.train import batch_at, batch_loss, fit, freeze, learning_rate_at, parameter_groups
+from milseg.train import batch_at, batch_loss, batch_segments, fit, freeze, learning_rate_at, parameter_groups
 
 CLASSES = ("background", "red", "blue")
 QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
@@ -344,6 +347,49 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, 
     assert_same(weights(resumed), weights(whole))
     assert kept(again) == kept(history) == kept(read_metrics(tmp_path / "cut"))
     assert again[-1]["seconds"] >= again[0]["seconds"]
+
+
+def test_a_learned_rules_parameters_are_trained_and_resumed(tmp_path: Path) -> None:
+    config = replace(QUICK, rule="attention(hidden=4)")
+    whole, halves = tiny(), tiny()
+    fit(whole, toy(), config, out=tmp_path / "whole", progress=False)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(halves, toy(), config, out=tmp_path / "halves", progress=False, on_step=stop)
+    halves = tiny()
+    fit(halves, toy(), config, out=tmp_path / "halves", progress=False, resume=True)
+    assert_same(weights(halves), weights(whole))
+    states = [load_file(tmp_path / run / "checkpoint.safetensors") for run in ("whole", "halves")]
+    assert_same(states[1], states[0])
+    first = find_rule(config.rule).build(3)
+    assert isinstance(first, nn.Module)
+    assert not torch.equal(states[0]["rule.w"], first.state_dict()["w"])
+
+
+def test_rules_that_choose_segments_are_given_the_photos_superpixels() -> None:
+    model, bags = tiny(), toy(side=32)
+    batch = load_batch(bags, [0, 1])
+    valid = model.valid_mask(batch.sizes, model.map_size(32, 32))
+    segments = batch_segments(model, batch, valid)
+    expected = superpixels(np.asarray(bags.bags[1].photo), (8, 8), stride=model.stride, offset=model.offset)
+    assert torch.equal(segments[1], expected)
+    assert int(segments.max()) > 3
+    config = replace(QUICK, rule="segment-max", max_steps=2)
+    assert len(fit(model, bags, config, progress=False)) == 2
+
+
+def test_segments_of_padding_are_none() -> None:
+    photos = [normalise(np.asarray(toy(side=side).bags[0].photo)) for side in (32, 16)]
+    batch = collate(photos, [(1, 1, 0)] * 2, None, ["a", "b"])
+    model = tiny()
+    valid = model.valid_mask(batch.sizes, model.map_size(32, 32))
+    segments = batch_segments(model, batch, valid)
+    assert (segments[1][~valid[1]] == -1).all()
+    assert (segments[1][valid[1]] >= 0).all()
 
 
 def test_resuming_with_dropout_draws_the_same_units(tmp_path: Path) -> None:

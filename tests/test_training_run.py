@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import milseg.bags
 import milseg.photos
+import milseg.plan
 import milseg.training_run as training_run
 from milseg.bags import PRESENT, Bag, BagSet
 from milseg.cli import main
@@ -64,6 +65,7 @@ def options(source: Path, out: str = "run", **changes: Any) -> TrainOptions:
         "max_steps": 4,
         "batch_size": 2,
         "hold_out": 0.4,
+        "recipe": "paper",
         "device": "cpu",
         **changes,
     }
@@ -77,7 +79,7 @@ def run(source: Path, out: str = "run", **changes: Any) -> Path:
 def words(source: Path, *more: str) -> list[str]:
     return (
         f"train {source} --tags {source.parent / 'tags.csv'} --out {source.parent / 'run'} --backbone tiny "
-        "--weights none --max-steps 4 --batch-size 2 --device cpu"
+        "--weights none --max-steps 4 --batch-size 2 --device cpu --recipe paper"
     ).split() + list(more)
 
 
@@ -124,7 +126,7 @@ def test_photos_and_tags_in_a_model_folder_out(
         "photos: 5 photos to learn from, 3 held out for model selection. Tags from: tag file.",
         "| cat | 4 |",
         "no pixel mask was used",
-        "Rule `max`, 4 steps of 2",
+        "Trained with rule max, 4 steps of 2; learning rate 3e-05",
         "chosen by mean tag average precision",
         "cat         small random start",
         f"torch {torch.__version__}",
@@ -379,6 +381,8 @@ def test_resuming_a_run_that_is_done_changes_no_weights(source: Path) -> None:
         ({"score_scale": 1.0}, "score_scale was 0.3, is 1.0"),
         ({"seed": 1}, "seed was 0, is 1"),
         ({"output_stride": 2}, "output_stride was 4, is 2"),
+        ({"rounds": 1}, "rounds was 0, is 1"),
+        ({"refine": "crf"}, "refine of inference was 'none', is 'crf'"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(source: Path, change: dict[str, Any], told: str) -> None:
@@ -452,11 +456,11 @@ def test_a_time_budget_sets_the_steps(source: Path, monkeypatch: pytest.MonkeyPa
         sizes.append((classes, size))
         return Timed()
 
-    monkeypatch.setattr(training_run, "estimate_training", estimate)
+    monkeypatch.setattr(milseg.plan, "estimate_training", estimate)
     changes = {"time_budget": "8s", "max_steps": None, "select_every": 20}
     out = run(source, **changes)
     assert (
-        yaml.safe_load((out / "train.yaml").read_text())["plan"]["config"]["max_steps"] == 13
+        yaml.safe_load((out / "train.yaml").read_text())["plan"]["recipe"]["stages"][0]["max_steps"] == 13
     )  # 0.85 * 8 / 0.5
     assert sizes == [(3, (39, 48))]  # the median photo
     # A run goes on with the steps it began with, whatever the machine does today.
@@ -466,8 +470,9 @@ def test_a_time_budget_sets_the_steps(source: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"--time-budget 8s: enough for 0 steps of 1e\+02 s; give more time"):
         run(source, "other", **changes)
     Timed.seconds_per_step = 0.01
-    both = run(source, "both", **{**changes, "max_steps": 3})
-    assert len((both / "metrics.jsonl").read_text().splitlines()) == 3
+    # The lower of the two.
+    both = run(source, "both", **{**changes, "max_steps": 12})
+    assert len((both / "metrics.jsonl").read_text().splitlines()) == 12
 
 
 def test_a_budget_that_is_too_small_for_real(
@@ -514,18 +519,19 @@ def test_settings_that_cannot_be(source: Path, change: dict[str, Any], told: str
 def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:
     bags = training_run.open_source(source, tags=source.parent / "tags.csv")
 
-    def plan(**changes: Any) -> training_run.Plan:
+    def plan(**changes: Any) -> milseg.plan.Plan:
         given = options(source, max_steps=None, batch_size=None, **changes)
-        return training_run.make_plan(given, bags, 1, torch.device("cpu"), size=(40, 48))
+        return milseg.plan.make_plan(given, bags, 1, torch.device("cpu"), size=(40, 48))
 
     auto = plan(backbone="auto")
-    assert (auto.spec.backbone, auto.spec.output_stride, auto.score_scale) == ("mobilenet_v2", 16, 0.3)
-    assert (auto.config.max_steps, auto.every, auto.config.longest_side) == (150, 25, 320)
+    assert (auto.spec.backbone, auto.spec.output_stride, auto.recipe.score_scale) == ("mobilenet_v2", 16, 0.3)
+    config = auto.recipe.stages[0]
+    assert (config.max_steps, auto.every, config.longest_side) == (150, 25, 320)
     paper = plan(backbone="vgg16")
-    assert paper.config == TrainConfig(longest_side=320)
+    assert paper.recipe.stages == (TrainConfig(longest_side=320),)
     changed = plan(backbone="vgg16", momentum=0.5, longest_side=99, flip=True, seed=7)
-    assert changed.config == TrainConfig(momentum=0.5, longest_side=99, flip=True, seed=7)
-    assert plan(backbone="resnet18").config.learning_rate == auto.config.learning_rate
+    assert changed.recipe.stages == (TrainConfig(momentum=0.5, longest_side=99, flip=True, seed=7),)
+    assert plan(backbone="resnet18").recipe.stages[0].learning_rate == config.learning_rate
 
 
 OWN_RULE = """
@@ -541,7 +547,7 @@ def test_ones_own_rule(source: Path, in_tmp: Path, command: Any, capsys: pytest.
     (in_tmp / "my_training_rule.py").write_text(OWN_RULE)
     assert command(words(source, "--rule", "my_training_rule:rule")) == 0
     assert len(sys.modules["my_training_rule"].calls) == 4
-    assert "Rule `my_training_rule:rule`" in (source.parent / "run" / "README.md").read_text()
+    assert "rule my_training_rule:rule" in (source.parent / "run" / "README.md").read_text()
     assert command(words(source, "--overwrite", "--rule", "my_training_rule:role")) == 2
     assert "has no function 'role'" in capsys.readouterr().err
 
@@ -579,3 +585,99 @@ def test_a_truncated_photo_is_named_and_left_out(source: Path, capsys: pytest.Ca
     (source / "p3.png").write_bytes(b"no photo")
     with pytest.raises(UserError, match="2 of 8 photos cannot be read, such as p2: damaged"):
         run(source, "other")
+
+
+def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run stopped in its round ends with the weights of one that was not."""
+    changes: dict[str, Any] = {"recipe": "best", "max_steps": 6, "checkpoint_every": 1}
+    whole = run(source, "whole", **changes)
+    plan = yaml.safe_load((whole / "train.yaml").read_text())["plan"]["recipe"]
+    assert [stage["max_steps"] for stage in plan["stages"]] == [4, 2]  # 800 and 500 of 1300, of 6
+    assert [stage["mask_weight"] for stage in plan["stages"]] == [0.0, 1.0]
+    assert {stage["frozen_stride"] for stage in plan["stages"]} == {0}  # no weights: nothing to keep
+    masks = sorted((whole / "own-masks" / "round-1").rglob("*.png"))
+    assert len(masks) == 5  # those to learn from; none is held out
+    rows = json.loads((whole / "selection.json").read_text())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 1, 1]
+    assert len((whole / "rounds" / "1" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert "4 steps of 2, then 2 steps on its own masks" in (whole / "README.md").read_text()
+    spec = load(whole).spec
+    assert spec.inference.flip
+    assert spec.inference.refine.startswith("crf(")
+
+    look, seen = training_run._Looker.look, []
+
+    def stop(self: Any, stage: int, *args: Any) -> None:
+        seen.append(stage)
+        if stage == 1:
+            raise KeyboardInterrupt
+        look(self, stage, *args)
+
+    monkeypatch.setattr(training_run._Looker, "look", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, "halves", **changes)
+    assert seen == [0, 0, 0, 0, 1]
+    monkeypatch.setattr(training_run._Looker, "look", look)
+    halves = run(source, "halves", resume=True, **changes)
+    for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
+        left, right = load_file(whole / name), load_file(halves / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+    # Starting anew leaves nothing of the earlier run's masks to be taken for its own.
+    run(source, "halves", overwrite=True, **{**changes, "recipe": "fast", "max_steps": 1})
+    assert not list((halves / "own-masks").rglob("*.png"))
+    assert not (halves / "rounds" / "1" / "checkpoint.safetensors").exists()
+
+
+def test_a_later_stage_takes_over_unless_it_collapsed() -> None:
+    def row(stage: int, value: float, warning: str | None = None, kept: bool = False) -> dict[str, Any]:
+        return {"stage": stage, "tag_average_precision": value, "warning": warning, "kept": kept}
+
+    better = training_run._better
+    first = [row(0, 90.0, kept=True)]
+    assert not better(row(0, 80.0), first)
+    assert better(row(1, 80.0), first)
+    assert not better(row(1, 95.0, "all background"), first)
+    assert better(row(1, 95.0, "all background"), [row(0, 90.0, "all background", kept=True)])
+    both = [*first, row(1, 80.0, kept=True)]
+    assert better(row(1, 81.0), both)
+    assert not better(row(1, 79.0), both)
+
+
+def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timed:
+        seconds_per_step = 1.0
+
+    monkeypatch.setattr(milseg.plan, "estimate_training", lambda *_, **__: Timed())
+    bags = training_run.open_source(source, tags=source.parent / "tags.csv")
+
+    def plan(budget: str, **changes: Any) -> milseg.plan.Plan:
+        given = options(source, recipe=None, max_steps=None, batch_size=None, time_budget=budget, **changes)
+        return milseg.plan.make_plan(given, bags, 1, torch.device("cpu"), size=(40, 48))
+
+    short, long, longer = plan("400s"), plan("1000s"), plan("9h")
+    assert (short.recipe_name, [s.max_steps for s in short.recipe.stages]) == ("fast", [250])
+    # 0.85 of 1000 s, less a step's half for the 8 photos of a batch of 16.
+    assert (long.recipe_name, long.recipe.steps) == ("best", 849)
+    assert [s.max_steps for s in long.recipe.stages] == [523, 326]
+    assert longer.recipe.steps == 1300  # more is not known to help
+    assert plan("400s", recipe="best").recipe_name == "best"
+
+
+def test_without_a_background_the_papers_rule_is_the_default(source: Path) -> None:
+    out = run(source, recipe=None, no_background=True, max_steps=1, hold_out=0.0)
+    assert yaml.safe_load((out / "train.yaml").read_text())["plan"]["recipe_name"] == "paper"
+    with pytest.raises(UserError, match="rule weighted-pooling: needs a background"):
+        run(source, "other", recipe="fast", no_background=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"recipe": "bset"}, "did you mean 'best'"), ({"rounds": 21}, "--rounds 21: expected 0 to 20")],
+)
+def test_recipes_and_rounds_that_cannot_be(source: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        run(source, **change)

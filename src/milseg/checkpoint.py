@@ -16,6 +16,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from milseg._version import __version__
 from milseg.errors import UserError
@@ -129,17 +130,28 @@ def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_state(
-    path: Path, model: FCN, optimiser: torch.optim.Optimizer, step: int, *, config: Mapping[str, Any]
+    path: Path,
+    model: FCN,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    *,
+    config: Mapping[str, Any],
+    rule: nn.Module | None = None,
 ) -> None:
     """Write everything a run needs to go on at `step`, as one file that is replaced whole.
 
     Random numbers are keyed by seed and step, so no generator's state is needed.
 
+    Args:
+        rule: a learned rule, whose parameters are the run's too.
+
     Raises:
         UserError: the weights are not finite, or the disk is full; the earlier file stays as it was.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in _trained(model, rule)}
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if rule is not None:
+        tensors |= {f"rule.{name}": tensor for name, tensor in rule.state_dict().items()}
     for parameter, state in optimiser.state.items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{names[id(parameter)]}"] = state["momentum_buffer"]
@@ -149,7 +161,20 @@ def save_state(
     )
 
 
-def load_state(path: Path, model: FCN, optimiser: torch.optim.Optimizer, *, config: Mapping[str, Any]) -> int:
+def _trained(model: FCN, rule: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
+    """The run's parameters by name; a learned rule's are called rule.NAME."""
+    own = [] if rule is None else [(f"rule.{name}", parameter) for name, parameter in rule.named_parameters()]
+    return [*model.named_parameters(), *own]
+
+
+def load_state(
+    path: Path,
+    model: FCN,
+    optimiser: torch.optim.Optimizer,
+    *,
+    config: Mapping[str, Any],
+    rule: nn.Module | None = None,
+) -> int:
     """Read a training state into `model` and `optimiser`; returns the step to go on at.
 
     Raises:
@@ -170,7 +195,10 @@ def load_state(path: Path, model: FCN, optimiser: torch.optim.Optimizer, *, conf
         )
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     _load_into(model, weights, path)
-    for name, parameter in model.named_parameters():
+    if rule is not None:
+        learned = {name.removeprefix("rule."): t for name, t in tensors.items() if name.startswith("rule.")}
+        _load_into(rule, learned, path)
+    for name, parameter in _trained(model, rule):
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None and buffer.shape != parameter.shape:
             raise UserError(f"{path}: momentum.{name} does not fit the network; start anew elsewhere")
@@ -214,7 +242,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         ) from None
 
 
-def _load_into(model: FCN, tensors: dict[str, torch.Tensor], path: Path) -> None:
+def _load_into(model: nn.Module, tensors: dict[str, torch.Tensor], path: Path) -> None:
     expected = model.state_dict()
     wrong = [
         name

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from milseg.bags import BagSet, load_photo
 from milseg.check import check_source
 from milseg.checkpoint import load_model
-from milseg.devices import pick_device
+from milseg.devices import keep_freed_memory, pick_device
 from milseg.errors import UserError, unknown_name
 from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.digits import reproduce_digits
@@ -34,6 +34,7 @@ from milseg.options import (
     VocResultsOptions,
 )
 from milseg.photos import UInt8
+from milseg.plan import LONGEST_SIDE
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import recipe_for
@@ -42,16 +43,18 @@ from milseg.sources.tag_file import read_ids
 from milseg.sources.to_score import bags_to_score
 from milseg.sources.truth import read_labels
 from milseg.sources.voc import read_voc
-from milseg.training_run import LONGEST_SIDE, source_of, train_run
+from milseg.training_run import source_of, train_run
 
 
 def digits(options: DigitsOptions) -> None:
     """`milseg reproduce digits`."""
+    keep_freed_memory()
     _tell(reproduce_digits(options), options.out)
 
 
 def voc(options: VocOptions) -> None:
     """`milseg reproduce voc`."""
+    keep_freed_memory()
     _tell(reproduce_voc(options), options.out)
 
 
@@ -190,6 +193,7 @@ def check(options: CheckOptions) -> None:
 
 def train(options: TrainOptions) -> None:
     """`milseg train`."""
+    keep_freed_memory()
     out = train_run(options)
     print(f"\nThe model is in {out}. Look at {out / 'samples'} and {out / 'curves.png'}, then:")
     print(f"  milseg predict PHOTOS --model {out} --out MASKS")

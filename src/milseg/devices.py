@@ -41,4 +41,7 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     settings = ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26))
-    return all([bool(mallopt(name, value)) for name, value in settings])
+    taken = [
+        mallopt(name, value) for name, value in settings
+    ]  # each is tried, whatever became of the one before
+    return all(taken)

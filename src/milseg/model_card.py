@@ -10,12 +10,12 @@ import torchvision
 from milseg._version import __version__
 from milseg.bags import BagSet
 from milseg.checkpoint import ModelSpec
-from milseg.options import TrainConfig
+from milseg.recipes import TrainRecipe
 
 
 def model_card(
     spec: ModelSpec,
-    config: TrainConfig,
+    recipe: TrainRecipe,
     *,
     bags: BagSet,
     learned_from: int,
@@ -58,8 +58,8 @@ Masks learned from image tags alone, with milseg {__version__}: no pixel mask wa
 ## Network and training
 
 {spec.backbone}, output stride {spec.output_stride}, photos at most {spec.longest_side} pixels long.
-Rule `{config.rule}`, {config.max_steps} steps of {config.batch_size}, learning rate {config.learning_rate:g}, seed
-{config.seed}; {seconds:.0f} seconds.
+Trained with {training_words(recipe)}; learning rate {recipe.stages[0].learning_rate:g}, seed {recipe.stages[0].seed};
+{seconds:.0f} seconds. Settings: {recipe.note}.
 
 {_selection(kept, held_out)}
 
@@ -76,6 +76,19 @@ milseg {__version__}, torch {torch.__version__}, torchvision {torchvision.__vers
 The masks were scored against no true mask here. Tags teach what tells photos apart: an object that always comes with
 its surroundings (boats with water) may be masked together with them. Look at the masks before you rely on them.
 """
+
+
+def training_words(recipe: TrainRecipe) -> str:
+    """A recipe's stages in words.
+
+    >>> from milseg.recipes import fast_training
+    >>> training_words(fast_training("mobilenet_v2"))
+    'rule weighted-pooling, 250 steps of 16'
+    """
+    first = recipe.stages[0]
+    words = f"rule {first.rule}, {first.max_steps} steps of {first.batch_size}"
+    rounds = [str(stage.max_steps) for stage in recipe.stages[1:]]
+    return f"{words}, then {' and '.join(rounds)} steps on its own masks" if rounds else words
 
 
 def _selection(kept: dict[str, Any] | None, held_out: int) -> str:

@@ -332,8 +332,14 @@ class TrainOptions:
         output_stride: pixels a place: 32, 16 or 8; none takes the recipe's.
         vgg_padding: fc6 padding of VGG: same, or the original's pad100.
         score_scale: multiplies the transferred rows; none takes the recipe's.
-        rule: how to learn from tags: max (the paper), another rule's name, or package.module:function.
-        max_steps: updates of the weights; none takes the recipe's.
+        recipe: paper (its rule alone), fast, or best (with a round on its own masks); none: best, and fast where a time
+            budget is too short for it.
+        rule: how to learn from tags: max (the paper), another rule's name, or package.module:function; options in
+            parentheses.
+        rounds: how often the network learns from its own masks after the rule; none takes the recipe's.
+        refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's.
+        frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
+        max_steps: updates of the weights in all; none takes the recipe's.
         time_budget: train for about so long, such as 30m, 2h or 90s; the steps are counted from a trial.
         batch_size: photos an update.
         learning_rate: of the body's weights.
@@ -367,7 +373,11 @@ class TrainOptions:
     output_stride: int | None = None
     vgg_padding: str = "same"
     score_scale: float | None = None
+    recipe: str | None = None
     rule: str | None = None
+    rounds: int | None = None
+    refine: str | None = None
+    frozen_stride: int | None = None
     max_steps: int | None = None
     time_budget: str | None = None
     batch_size: int | None = None

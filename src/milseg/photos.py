@@ -249,3 +249,15 @@ def normalise(photo: UInt8) -> torch.Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W]: RGB in [0, 1], less ImageNet's mean, over its deviation."""
     values = torch.from_numpy(np.array(photo, copy=True)).permute(2, 0, 1).to(torch.float32).div_(255.0)
     return values.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
+
+
+def denormalise(image: torch.Tensor) -> UInt8:
+    """Back from `normalise`: float32 [3, H, W] to uint8 [H, W, 3].
+
+    >>> photo = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    >>> bool((denormalise(normalise(photo)) == photo).all())
+    True
+    """
+    std, mean = (torch.tensor(v, device=image.device)[:, None, None] for v in (STD, MEAN))
+    values = (image.float() * std + mean).mul_(255.0).round_().clamp_(0, 255)
+    return np.asarray(values.permute(1, 2, 0).to("cpu", torch.uint8).numpy())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+from milseg.errors import unknown_name
 from milseg.models.backbones import backbone_row
-from milseg.options import TrainConfig
+from milseg.options import InferenceConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +91,115 @@ def recipe_for(backbone: str) -> Recipe:
         output_stride=row.strides[0],
         note="the paper's setting for VGG-16, not tuned for this network",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """How `milseg train` trains: a rule first, then rounds on one's own masks.
+
+    Attributes:
+        stages: the rule's training, then one for each round; later ones go on from the weights before.
+        own: how the masks of a round are made, with the tags known.
+        sure: the least probability of a pixel of such a mask; see `milseg.own_masks`.
+        inference: how the trained network's maps become masks.
+        output_stride, score_scale, note: as in `Recipe`.
+    """
+
+    stages: tuple[TrainConfig, ...]
+    own: InferenceConfig = field(default_factory=InferenceConfig)
+    sure: float = 0.7
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    output_stride: int
+    score_scale: float
+    note: str
+
+    @property
+    def steps(self) -> int:
+        """Of all stages together."""
+        return sum(stage.max_steps for stage in self.stages)
+
+    def with_steps(self, total: int) -> TrainRecipe:
+        """The same with so many steps in all, each stage its share."""
+        if len(self.stages) == 1:
+            return replace(self, stages=(replace(self.stages[0], max_steps=total),))
+        shares = [stage.max_steps * total // self.steps for stage in self.stages]
+        shares[0] += total - sum(shares)
+        pairs = zip(self.stages, shares, strict=True)
+        return replace(self, stages=tuple(replace(stage, max_steps=n) for stage, n in pairs if n))
+
+
+def paper_training(backbone: str) -> TrainRecipe:
+    """The paper's rule alone, its maps interpolated: `milseg train ... --recipe paper`."""
+    # A backbone without a recipe of its own takes MobileNetV2's rates, which suit networks with batch norm.
+    recipe = RECIPES[backbone] if backbone in RECIPES else RECIPES["mobilenet_v2"]
+    return TrainRecipe(
+        stages=(recipe.mil,),
+        output_stride=recipe_for(backbone).output_stride,
+        score_scale=recipe.score_scale,
+        note=recipe.note,
+    )
+
+
+POOLED = TrainConfig(
+    rule="weighted-pooling",
+    max_steps=250,
+    batch_size=16,
+    learning_rate=1e-3,
+    score_rate=10.0,
+    schedule="linear",
+    warmup=20,
+    max_gradient=10.0,
+    frozen_stride=8,
+    flip=True,
+)
+REFINE = "crf(iterations=5,scale=2,bilateral_weight=5)"
+
+
+def fast_training(backbone: str) -> TrainRecipe:
+    """Weighted pooling, mirrored views, CRF: minutes on two cores. `milseg train ... --recipe fast`.
+
+    docs/masks-worth-using.md has the figures of each step.
+    """
+    strides = backbone_row(backbone).strides
+    return TrainRecipe(
+        stages=(POOLED,),
+        own=InferenceConfig(flip=True, refine=REFINE, refine_side=320),
+        inference=InferenceConfig(flip=True, refine=REFINE),
+        output_stride=16 if 16 in strides else strides[0],
+        score_scale=RECIPES[backbone].score_scale if backbone in RECIPES else 0.3,
+        note="tried with MobileNetV2 on validation masks of six classes of animals; other networks take it over",
+    )
+
+
+def best_training(backbone: str) -> TrainRecipe:
+    """More steps of `fast`, then a round on one's own masks: about an hour on two cores. The default.
+
+    docs/masks-worth-using.md has the figures of each step.
+    """
+    fast = fast_training(backbone)
+    return replace(
+        fast,
+        stages=(
+            replace(POOLED, max_steps=800),
+            replace(POOLED, max_steps=500, mask_weight=1.0, rule_weight=0.5),
+        ),
+    )
+
+
+TRAIN_RECIPES: dict[str, Callable[[str], TrainRecipe]] = {
+    "paper": paper_training,
+    "fast": fast_training,
+    "best": best_training,
+}
+
+
+def train_recipe(name: str, backbone: str) -> TrainRecipe:
+    """The recipe of that name for a backbone.
+
+    Raises:
+        UserError: no such recipe or backbone.
+    """
+    backbone_row(backbone)
+    if name not in TRAIN_RECIPES:
+        raise unknown_name("recipe", name, TRAIN_RECIPES)
+    return TRAIN_RECIPES[name](backbone)

@@ -24,8 +24,10 @@ from milseg.checkpoint import load_state, save_state
 from milseg.errors import UserError
 from milseg.models.fcn import FCN, spatial_layers
 from milseg.options import TrainConfig
+from milseg.photos import denormalise
 from milseg.predict import upsample
-from milseg.rules import RULES, RuleEntry, find_rule
+from milseg.refine import superpixels
+from milseg.rules import RULES, Rule, RuleEntry, find_rule
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
@@ -111,39 +113,62 @@ def _generator(seed: int, number: int, *, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed(_mixed(seed, stream, number))
 
 
-def batch_loss(model: FCN, batch: BagBatch, entry: RuleEntry, config: TrainConfig) -> torch.Tensor:
+def batch_loss(
+    model: FCN, batch: BagBatch, entry: RuleEntry, config: TrainConfig, rule: Rule | None = None
+) -> torch.Tensor:
     """The mean over the bags of the rule's loss, and of the cross entropy to the bags' masks where it has a weight."""
     scores = model(batch.images)
-    loss = config.rule_weight * rule_loss(model, scores, batch, entry).mean()
+    loss = config.rule_weight * rule_loss(model, scores, batch, entry, rule).mean()
     if config.mask_weight:
         loss = loss + config.mask_weight * rule_loss(model, scores, batch, RULES["oracle"]).mean()
     return loss
 
 
-def rule_loss(model: FCN, scores: torch.Tensor, batch: BagBatch, entry: RuleEntry) -> torch.Tensor:
+def rule_loss(
+    model: FCN, scores: torch.Tensor, batch: BagBatch, entry: RuleEntry, rule: Rule | None = None
+) -> torch.Tensor:
     """The rule's loss of each bag, [B].
 
     Rules that learn from masks see the scores interpolated to pixels, as a supervised FCN does; the others
     see the coarse map.
 
+    Args:
+        rule: what `entry.build` gave, for rules that have parameters.
+
     Raises:
         UserError: one's own rule gives something else.
     """
+    rule = rule or entry.rule
     if entry.supervision == "masks":
         height, width = batch.images.shape[-2:]
         fine = upsample(scores.float(), (height, width), stride=model.stride, offset=model.offset)
         rows = torch.arange(height, device=fine.device)[None, :, None] < batch.sizes[:, 0, None, None]
         columns = torch.arange(width, device=fine.device)[None, None] < batch.sizes[:, 1, None, None]
-        loss = entry.rule(fine, batch.tags, rows & columns, masks=batch.masks)
+        loss = rule(fine, batch.tags, rows & columns, masks=batch.masks)
     else:
         valid = model.valid_mask(batch.sizes, (scores.shape[-2], scores.shape[-1]))
-        loss = entry.rule(scores, batch.tags, valid)
+        more = {"segments": batch_segments(model, batch, valid)} if entry.needs_segments else {}
+        loss = rule(scores, batch.tags, valid, **more)
     if not isinstance(loss, torch.Tensor) or loss.shape != (len(batch.names),):
         found = (
             f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"type {type(loss).__name__}"
         )
         raise UserError(f"the rule gave a loss of {found}; expected one number a bag, ({len(batch.names)},)")
     return loss
+
+
+def batch_segments(model: FCN, batch: BagBatch, valid: torch.Tensor) -> torch.Tensor:
+    """Superpixels of each photo of a batch on the score map, int64 [B, h, w]; -1 on padding."""
+    size = (valid.shape[1], valid.shape[2])
+    segments = torch.full(valid.shape, -1, dtype=torch.int64)
+    for number, (image, (height, width)) in enumerate(zip(batch.images, batch.sizes.tolist(), strict=True)):
+        here = model.map_size(height, width)
+        found = superpixels(
+            denormalise(image[:, :height, :width]), here, stride=model.stride, offset=model.offset
+        )
+        rows, columns = min(here[0], size[0]), min(here[1], size[1])
+        segments[number, :rows, :columns] = found[:rows, :columns]
+    return segments.to(valid.device).masked_fill(~valid, -1)
 
 
 def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) -> Iterator[BagBatch]:
@@ -201,7 +226,17 @@ def fit(
             if isinstance(module, nn.Dropout):
                 module.eval()
     freeze(model, config.frozen_stride)
+    rule_built = entry.build(len(bags.classes))
     groups = parameter_groups(model, config)
+    learned = rule_built.to(device).train() if isinstance(rule_built, nn.Module) else None
+    if learned is not None:
+        groups.append(
+            {
+                "params": list(learned.parameters()),
+                "factor": config.score_rate,
+                "weight_decay": config.weight_decay,
+            }
+        )
     optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
 
     with_masks = entry.supervision == "masks" or config.mask_weight > 0
@@ -214,7 +249,7 @@ def fit(
             # One left by an earlier run must not be what a later resume goes on from.
             checkpoint.unlink(missing_ok=True)
         elif checkpoint.exists():
-            start = load_state(checkpoint, model, optimiser, config=asdict(config))
+            start = load_state(checkpoint, model, optimiser, config=asdict(config), rule=learned)
             history = _read_metrics(out / "metrics.jsonl", before=start)
         _write_metrics(out / "metrics.jsonl", history)
 
@@ -229,7 +264,7 @@ def fit(
             rate = learning_rate_at(step, config)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            loss = batch_loss(model, batch.to(device), entry, config)
+            loss = batch_loss(model, batch.to(device), entry, config, rule_built)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise UserError(
@@ -258,13 +293,11 @@ def fit(
                 with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.max_steps:
-                    save_state(
-                        out / "checkpoint.safetensors", model, optimiser, step + 1, config=asdict(config)
-                    )
+                    save_state(checkpoint, model, optimiser, step + 1, config=asdict(config), rule=learned)
             if on_step is not None:
                 on_step(step, value)
     if out is not None and start < config.max_steps:
-        save_state(out / "checkpoint.safetensors", model, optimiser, config.max_steps, config=asdict(config))
+        save_state(checkpoint, model, optimiser, config.max_steps, config=asdict(config), rule=learned)
     model.requires_grad_(True).eval()
     return history
 

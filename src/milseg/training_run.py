@@ -6,14 +6,13 @@ the one that is kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,29 +21,37 @@ import torch
 import yaml
 
 from milseg.bags import PRESENT, BagSet, load_photo
-from milseg.checkpoint import ModelSpec, load_model, save_model
+from milseg.calibration import calibrated
+from milseg.checkpoint import load_model, save_model
 from milseg.devices import pick_device
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
 from milseg.files import claim_folder, remove_leftovers, write_json, write_text
-from milseg.model_card import model_card
-from milseg.models.backbones import backbone_row
+from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
 from milseg.models.transfer import TransferReport, build_model
-from milseg.options import CheckOptions, TrainConfig, TrainOptions, overridden, seconds_of
+from milseg.options import CheckOptions, TrainConfig, TrainOptions, seconds_of
+from milseg.own_masks import write_own_masks
 from milseg.photo_facts import PhotoFacts, read_photos, typical_size
+from milseg.plan import (
+    Plan,
+    make_plan,
+    plan_record,
+    refuse_changes,
+    source_record,
+    start_record,
+    stored_record,
+    stored_steps,
+)
 from milseg.predict import segment
-from milseg.recipes import RECIPES, Recipe, recipe_for
 from milseg.rules import find_rule
+from milseg.segmenter import Segmenter
 from milseg.sources.open import open_source
 from milseg.tag_facts import meaningless, names_without_background, tag_matrix
 from milseg.tag_scores import TagScores, collapse, score_tags
 from milseg.train import fit
-from milseg.training_time import estimate_training
 
 SAMPLES = 6
-SELECTIONS = 6  # how often in a run the held-out bags are scored
-LONGEST_SIDE = {"cpu": 320, "cuda": 512, "mps": 320}
 MOST_UNREADABLE = 0.1  # share of the photos that may be left out before something must be wrong with them all
 # What an earlier run left; nothing else in the folder is touched.
 OLD_FILES = (
@@ -53,24 +60,10 @@ OLD_FILES = (
     "selection.json",
     "curves.png",
     "samples/step-*.png",
+    "rounds/*/checkpoint.safetensors",
+    "rounds/*/metrics.jsonl",
+    "own-masks/**/*.png",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run will do, settled before it starts and written to train.yaml.
-
-    Attributes:
-        spec: the network. config: its training. score_scale: see `VocOptions`.
-        held_out: how many bags are kept for model selection.
-        every: steps between selections.
-    """
-
-    spec: ModelSpec
-    config: TrainConfig
-    score_scale: float
-    held_out: int
-    every: int
 
 
 def hold_out(bags: BagSet, share: float, seed: int) -> tuple[BagSet, BagSet]:
@@ -107,88 +100,6 @@ def source_of(options: TrainOptions | CheckOptions) -> BagSet:
     )
 
 
-def make_plan(
-    options: TrainOptions,
-    bags: BagSet,
-    held_out: int,
-    device: torch.device,
-    *,
-    size: tuple[int, int],
-    steps: int | None = None,
-) -> Plan:
-    """Settle every setting: what the user gave, else the backbone's recipe, else what suits the machine.
-
-    Args:
-        size: (height, width) of a typical photo. steps: those of the run to resume, which a time budget had set.
-    """
-    backbone = options.backbone
-    if backbone == "auto":
-        backbone = "resnet50" if device.type == "cuda" else "mobilenet_v2"
-    backbone_row(backbone)
-    recipe = recipe_for(backbone) if backbone in RECIPES else _general(recipe_for(backbone))
-    config = overridden(
-        recipe.mil,
-        **{
-            field.name: getattr(options, field.name)
-            for field in fields(TrainConfig)
-            if hasattr(options, field.name)
-        },
-    )
-    if config.longest_side is None:
-        config = replace(config, longest_side=LONGEST_SIDE[device.type])
-    stride = options.output_stride or recipe.output_stride
-    if options.time_budget is not None:
-        steps = steps or _steps_in(options, config, backbone, stride, len(bags.classes), size, device)
-        config = replace(config, max_steps=steps)
-    for name, value in (("max_steps", config.max_steps), ("select_every", options.select_every)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
-    spec = ModelSpec(
-        backbone=backbone,
-        classes=bags.classes,
-        output_stride=stride,
-        vgg_padding=options.vgg_padding,
-        supervision=f"image tags ({bags.tags_from})",
-        tags_from=bags.tags_from,
-        longest_side=config.longest_side,
-    )
-    scale = recipe.score_scale if options.score_scale is None else options.score_scale
-    every = options.select_every or max(1, math.ceil(config.max_steps / SELECTIONS))
-    return Plan(spec=spec, config=config, score_scale=scale, held_out=held_out, every=every)
-
-
-def _general(recipe: Recipe) -> Recipe:
-    """A backbone without a recipe of its own: MobileNetV2's rates, which suit networks with batch norm."""
-    return replace(RECIPES["mobilenet_v2"], output_stride=recipe.output_stride)
-
-
-def _steps_in(
-    options: TrainOptions,
-    config: TrainConfig,
-    backbone: str,
-    stride: int,
-    classes: int,
-    size: tuple[int, int],
-    device: torch.device,
-) -> int:
-    budget = seconds_of(str(options.time_budget))
-    timed = estimate_training(
-        classes,
-        size,
-        config=config,
-        backbone=backbone,
-        output_stride=stride,
-        device=device,
-    )
-    steps = int(0.85 * budget / timed.seconds_per_step)
-    if steps < 10:
-        raise UserError(
-            f"--time-budget {options.time_budget}: enough for {steps} steps of {timed.seconds_per_step:.2g} s; give "
-            "more time, a smaller --longest-side or --batch-size, or a smaller --backbone"
-        )
-    return min(steps, options.max_steps) if options.max_steps else steps
-
-
 def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
     """Train on a source and write the model folder `options.out`; returns it.
 
@@ -197,7 +108,7 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
     """
     device = pick_device(options.device)
     out = options.out
-    stored = _stored_record(out / "train.yaml") if options.resume else None
+    stored = stored_record(out / "train.yaml") if options.resume else None
     _check_folder(out, options, resumed=stored is not None)
     if options.time_budget is not None:
         seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
@@ -208,15 +119,15 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
         )
     bags, facts = _readable(bags, progress=progress)
     train, held = hold_out(bags, options.hold_out, options.seed)
-    steps = int(stored["plan"]["config"]["max_steps"]) if stored else None
-    plan = make_plan(options, bags, len(held), device, size=typical_size(facts), steps=steps)
+    budgeted = stored_steps(stored) if stored else None
+    plan = make_plan(options, bags, len(held), device, size=typical_size(facts), budgeted=budgeted)
     record = {
-        "plan": _plan_record(plan),
-        "start": _start_record(options),
-        "source": _source_record(options, bags),
+        "plan": plan_record(plan),
+        "start": start_record(options),
+        "source": source_record(options, bags),
     }
     if stored is not None:
-        _refuse_changes(out / "train.yaml", stored, record)
+        refuse_changes(out / "train.yaml", stored, record)
     model, report = _start(options, plan)
     if stored is None:
         for pattern in OLD_FILES:
@@ -225,7 +136,7 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
         write_text(out / "train.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     _say(plan, bags, train, held, report, device)
     _train(model, plan, train, held, out, device, stored is not None, progress)
-    _finish(plan, report, bags, train, held, out)
+    _finish(plan, report, bags, train, held, out, device)
     return out
 
 
@@ -277,11 +188,11 @@ def _start(options: TrainOptions, plan: Plan) -> tuple[FCN, TransferReport]:
         mapping=options.mapping,
         output_stride=plan.spec.output_stride,
         vgg_padding=plan.spec.vgg_padding,
-        seed=plan.config.seed,
+        seed=plan.recipe.stages[0].seed,
     )
     with torch.no_grad():
         for parameter in model.score_layer.parameters():
-            parameter.mul_(plan.score_scale)
+            parameter.mul_(plan.recipe.score_scale)
     return model, report
 
 
@@ -295,34 +206,70 @@ def _train(
     resume: bool,
     progress: bool,
 ) -> None:
-    """Fit, and every so often score the held-out tags, keep the best model, draw samples and curves."""
-    selection = out / "selection.json"
-    scored: list[dict[str, Any]] = _read_json(selection) if resume else []
-    (out / "samples").mkdir(exist_ok=True)
-    shown = held if len(held) >= SAMPLES else train
-    shown = shown.take(range(min(SAMPLES, len(shown))))
+    """The rule first, then each round on the masks that the model made before it."""
+    looker = _Looker(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
+    before = 0
+    for number, config in enumerate(plan.recipe.stages):
+        bags = train
+        if number:
+            print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
+            maker = Segmenter(model, plan.spec, inference=plan.recipe.own)
+            bags = write_own_masks(
+                maker,
+                train,
+                out / "own-masks" / f"round-{number}",
+                sure=plan.recipe.sure,
+                progress=progress,
+            )
+        fit(
+            model,
+            bags,
+            config,
+            out=_stage_folder(out, number),
+            device=device,
+            resume=resume,
+            progress=progress,
+            on_step=partial(looker.look, number, before, config),
+        )
+        before += config.max_steps
 
-    def look(step: int, loss: float) -> None:
-        last = step + 1 == plan.config.max_steps
-        if not last and (step + 1) % plan.every:
+
+def _stage_folder(out: Path, number: int) -> Path:
+    return out / "rounds" / str(number) if number else out
+
+
+class _Looker:
+    """Every so often scores the held-out tags, keeps the best model, draws samples and curves."""
+
+    def __init__(
+        self, plan: Plan, shown: BagSet, held_out: bool, model: FCN, out: Path, *, resume: bool
+    ) -> None:
+        self.plan, self.scored_on, self.held_out, self.model, self.out = plan, shown, held_out, model, out
+        self.shown = shown.take(range(min(SAMPLES, len(shown))))
+        self.rows: list[dict[str, Any]] = _read_json(out / "selection.json") if resume else []
+        (out / "samples").mkdir(exist_ok=True)
+
+    def look(self, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
+        """After step `step` (0-based) of a stage that began after `before` steps."""
+        last, now = step + 1 == config.max_steps, before + step + 1
+        if not last and now % self.plan.every:
             return
         # A run that was stopped after a selection comes by here a second time.
-        scored[:] = [row for row in scored if row["step"] < step + 1]
-        with _evaluating(model):
-            found = score_tags(model, held if len(held) else shown, longest_side=plan.config.longest_side)
-            _draw_samples(model, shown, plan, out / "samples" / f"step-{step + 1:06d}.png")
+        self.rows[:] = [row for row in self.rows if row["step"] < now]
+        with _evaluating(self.model):
+            scored = self.scored_on if self.held_out else self.shown
+            found = score_tags(self.model, scored, longest_side=config.longest_side)
+            _draw_samples(self.model, self.shown, self.plan, self.out / "samples" / f"step-{now:06d}.png")
         warning = collapse(found)
-        row = _selection_row(step + 1, found, warning, held=len(held))
-        row["kept"] = _better(row, scored)
-        scored.append(row)
+        row = _selection_row(now, found, warning, stage=stage, held=self.held_out)
+        row["kept"] = _better(row, self.rows)
+        self.rows.append(row)
         if row["kept"]:
-            save_model(out, model, plan.spec)
+            save_model(self.out, self.model, self.plan.spec)
         if warning:
-            print(f"\nmilseg: after {step + 1} steps: {warning}", file=sys.stderr)
-        write_json(selection, scored)
-        curves(_metrics(out), out / "curves.png", title="training from tags")
-
-    fit(model, train, plan.config, out=out, device=device, resume=resume, progress=progress, on_step=look)
+            print(f"\nmilseg: after {now} steps: {warning}", file=sys.stderr)
+        write_json(self.out / "selection.json", self.rows)
+        curves(_metrics(self.out, self.plan), self.out / "curves.png", title="training from tags")
 
 
 @contextmanager
@@ -338,17 +285,28 @@ def _evaluating(model: FCN) -> Iterator[None]:
 
 
 def _better(row: Mapping[str, Any], earlier: list[dict[str, Any]]) -> bool:
-    """Whether a selection is as good as the best before it; with nothing to select by, the last is kept."""
+    """Whether a selection's weights are kept; with nothing to select by, the last are.
+
+    Within a stage the best by tags; a later stage takes over from the one before, whose masks it learned from, unless
+    it collapsed where the other had not.
+    """
+    kept = next((other for other in reversed(earlier) if other["kept"]), None)
+    if kept is not None and kept["stage"] != row["stage"]:
+        return row["warning"] is None or kept["warning"] is not None
     value = row["tag_average_precision"]
-    return value is None or all(value >= (other["tag_average_precision"] or 0.0) for other in earlier)
+    stage = [other for other in earlier if other["stage"] == row["stage"]]
+    return value is None or all(value >= (other["tag_average_precision"] or 0.0) for other in stage)
 
 
-def _selection_row(step: int, found: TagScores, warning: str | None, *, held: int) -> dict[str, Any]:
+def _selection_row(
+    step: int, found: TagScores, warning: str | None, *, stage: int, held: bool
+) -> dict[str, Any]:
     def plain(value: float) -> float | None:
         return None if math.isnan(value) else round(value, 4)
 
     return {
         "step": step,
+        "stage": stage,
         "tag_average_precision": plain(found.mean_average_precision) if held else None,
         "per_class": {name: plain(value) for name, value in found.per_class.items()},
         "predicted_share": {name: plain(value) for name, value in found.predicted_share.items()},
@@ -362,7 +320,7 @@ def _draw_samples(model: FCN, shown: BagSet, plan: Plan, path: Path) -> None:
     rows = []
     for bag in shown.bags:
         photo = load_photo(bag)
-        rows.append([photo, segment(model, photo, longest_side=plan.config.longest_side)])
+        rows.append([photo, segment(model, photo, longest_side=plan.spec.longest_side)])
     figure1(rows, plan.spec.classes, path, titles=("photo", "mask so far"))
 
 
@@ -373,23 +331,26 @@ def _finish(
     train: BagSet,
     held: BagSet,
     out: Path,
+    device: torch.device,
 ) -> None:
-    """The model card, of the weights that are in the folder."""
+    """Calibrate the prior of the weights that are in the folder, and write their model card."""
     scored = _read_json(out / "selection.json")
     kept = next((row for row in reversed(scored) if row["kept"]), None)
-    _, spec = load_model(out)
-    metrics = _metrics(out)
+    model, spec = load_model(out)
+    spec = calibrated(model.to(device), spec, plan.recipe.inference, held)
+    save_model(out, model, spec)
+    metrics = _metrics(out, plan)
     write_text(
         out / "README.md",
         model_card(
             spec,
-            plan.config,
+            plan.recipe,
             bags=bags,
             learned_from=len(train),
             held_out=len(held),
             transfer=str(report),
             kept=kept,
-            seconds=metrics[-1]["seconds"] if metrics else 0.0,
+            seconds=sum(records[-1]["seconds"] for records in metrics.values() if records),
         ),
     )
 
@@ -403,89 +364,19 @@ def _say(
     )
     for note in bags.notes:
         print(f"  {note}")
-    print(
-        f"{plan.spec.backbone} on {device}, {plan.config.max_steps} steps of {plan.config.batch_size}, "
-        f"rule {plan.config.rule}"
-    )
+    print(f"{plan.spec.backbone} on {device}, {training_words(plan.recipe)}")
     print(report)
 
 
-def _metrics(out: Path) -> list[dict[str, Any]]:
-    path = out / "metrics.jsonl"
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    )
+def _metrics(out: Path, plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Each stage's records, by its name; a stage that has not begun has none."""
+    found = {}
+    for number in range(len(plan.recipe.stages)):
+        path = _stage_folder(out, number) / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found[f"round {number}" if number else "rule"] = [json.loads(line) for line in lines]
+    return {name: records for name, records in found.items() if records}
 
 
 def _read_json(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-
-
-def _plan_record(plan: Plan) -> dict[str, Any]:
-    spec = asdict(plan.spec)
-    spec["classes"] = list(spec["classes"])
-    return {
-        "spec": spec,
-        "config": asdict(plan.config),
-        "score_scale": plan.score_scale,
-        "held_out": plan.held_out,
-        "every": plan.every,
-    }
-
-
-def _source_record(options: TrainOptions, bags: BagSet) -> dict[str, Any]:
-    # Names only: a model folder travels, and folders of one's machine are nobody's business.
-    return {
-        "source": options.source.name or os.path.basename(options.source.absolute()),
-        "tags": options.tags.name if options.tags else None,
-        "split": options.split,
-        "tags_are": options.tags_are,
-        "tags_from": bags.tags_from,
-        "photos": len(bags),
-        "digest": hashlib.sha256(repr([(bag.name, bag.tags) for bag in bags.bags]).encode()).hexdigest(),
-        "notes": list(bags.notes),
-    }
-
-
-def _start_record(options: TrainOptions) -> dict[str, Any]:
-    known = options.weights in ("imagenet", "none")
-    return {
-        "weights": options.weights if known else Path(options.weights).name,
-        "mapping": options.mapping.name if options.mapping else None,
-    }
-
-
-def _stored_record(path: Path) -> dict[str, Any] | None:
-    """What train.yaml says of the run to resume; None where there is none."""
-    if not path.is_file():
-        return None
-    try:
-        stored: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _settings(stored)
-        int(stored["plan"]["config"]["max_steps"])
-        return stored
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); start anew with --overwrite") from None
-
-
-def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to go on, by name."""
-    plan, start = dict(record["plan"]), dict(record["start"])
-    spec, config = dict(plan.pop("spec")), dict(plan.pop("config"))
-    spec.pop("milseg_version", None)
-    return {**plan, **spec, **config, **start, "photos and tags": record["source"]["digest"]}
-
-
-def _refuse_changes(path: Path, stored: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """A run goes on with the settings it began with, or not at all."""
-    before, now = _settings(stored), _settings(record)
-    changed = [
-        f"{name} was {before.get(name)!r}, is {value!r}" if name != "photos and tags" else f"other {name}"
-        for name, value in now.items()
-        if before.get(name) != value
-    ]
-    if changed:
-        raise UserError(
-            f"{path}: the run to resume had other settings ({', '.join(changed)}); give the same ones, or choose "
-            "another --out"
-        )

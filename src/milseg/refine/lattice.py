@@ -134,32 +134,37 @@ def _simplices(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
         [d + 1, N], the rank of each coordinate's difference, 0 the largest; float32 [N, d + 1], weights.
     """
     dims, count = features.shape
-    place = torch.empty(dims + 1, count, device=features.device)
+    size = dims + 1
+    place = torch.empty(size, count, device=features.device)
     total = torch.zeros(count, device=features.device)
+    # The scale makes the blur's variance, with splat's and slice's, that of a unit Gaussian. Colours are whole numbers,
+    # so points on the border of simplices are common, and which corners they touch hangs on the last bit: products and
+    # sums are in the order of the authors' program, in single precision.
+    deviation = float(torch.tensor((2 / 3) ** 0.5 * size))
     for axis in range(dims, 0, -1):
-        # The scale makes the blur's variance, with splat's and slice's, that of a unit Gaussian.
-        scaled = features[axis - 1] * ((2 / 3) ** 0.5 * (dims + 1) / (axis * (axis + 1)) ** 0.5)
+        scaled = features[axis - 1] * (1 / (axis * (axis + 1)) ** 0.5 * deviation)
         place[axis] = total - axis * scaled
         total = total + scaled
     place[0] = total
 
-    quotient = place.div_(dims + 1).round()
-    difference = place.sub_(quotient)
+    inverse = float(torch.tensor(1.0) / size)
+    quotient = (place * inverse).round_()
+    difference = place - quotient * size
     # Bytes, and comparisons read as bytes, take an eighth of the time of whole words.
-    rank = torch.zeros(dims + 1, count, dtype=torch.int8, device=features.device)
-    for i in range(dims + 1):
-        for j in range(i + 1, dims + 1):
+    rank = torch.zeros(size, count, dtype=torch.int8, device=features.device)
+    for i in range(size):
+        for j in range(i + 1, size):
             less = (difference[i] < difference[j]).view(torch.int8)
             rank[i].add_(less)
             rank[j].add_(1 - less)
     rank += quotient.sum(dim=0).to(torch.int8)
     wrap = (rank < 0).view(torch.int8) - (rank > dims).view(torch.int8)
-    rank += wrap * (dims + 1)
+    rank += wrap * size
     quotient += wrap
-    difference -= wrap
+    difference = place.sub_(quotient * size).mul_(inverse)
     ranks = rank.long()
     ordered = torch.empty_like(difference).scatter_(0, ranks, difference).flip(0)
-    weights = torch.empty(count, dims + 1, device=features.device)
+    weights = torch.empty(count, size, device=features.device)
     weights[:, 0] = ordered[0] + 1 - ordered[dims]
     weights[:, 1:] = (ordered[1:] - ordered[:-1]).T
     return quotient[:dims].long(), ranks, weights
