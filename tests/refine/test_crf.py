@@ -45,6 +45,15 @@ def test_it_agrees_with_pydensecrf_on_a_photo(classes: int) -> None:
     assert np.abs(found - expected).max() <= 1e-4
 
 
+def test_points_on_the_border_of_simplices_fall_as_they_do_in_pydensecrf() -> None:
+    """Flat and saturated colours: many equal differences, and a corner more or less changes q by a hundredth."""
+    photo = scene(120, 160, seed=2).clip(30, 200) // 17 * 17
+    probs = coarse_probs(3, 120, 160)
+    np.testing.assert_allclose(
+        dense_crf(photo, probs, iterations=1), reference(photo, probs, 1), atol=1e-5, rtol=0
+    )
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (13, 18)])
 @pytest.mark.parametrize("iterations", [0, 1, 3])
 def test_it_agrees_with_pydensecrf_on_small_photos(size: tuple[int, int], iterations: int) -> None:
