@@ -20,7 +20,7 @@ LAYERS = (
     ("_version", "errors"),
     ("devices", "files", "named", "options", "photos"),
     ("bags",),
-    ("models", "photo_facts", "prior", "refine", "rules", "sources", "tag_facts"),
+    ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),
     ("checkpoint", "masks", "predict", "recipes", "training_time"),
     ("hub", "plan", "views"),
     ("segmenter",),

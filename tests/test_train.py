@@ -20,12 +20,12 @@ from milseg.bags import Bag, BagSet, collate, load_batch
 from milseg.checkpoint import load_state
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
-from milseg.models.fcn import FCN
+from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
 from milseg.photos import normalise
 from milseg.refine import superpixels
 from milseg.rules import RuleEntry, find_rule, mil_loss
-from milseg.train import batch_at, batch_loss, batch_segments, fit, freeze, learning_rate_at, parameter_groups
+from milseg.train import batch_at, batch_loss, batch_segments, fit, learning_rate_at, parameter_groups
 
 CLASSES = ("background", "red", "blue")
 QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)

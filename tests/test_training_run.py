@@ -22,8 +22,9 @@ from milseg.cli import main
 from milseg.errors import UserError
 from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.segmenter import load
+from milseg.split import hold_out
 from milseg.tag_scores import TagScores
-from milseg.training_run import hold_out, train_run
+from milseg.training_run import train_run
 
 if TYPE_CHECKING:
     from conftest import SmallVoc
@@ -655,7 +656,8 @@ def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.M
     bags = training_run.open_source(source, tags=source.parent / "tags.csv")
 
     def plan(budget: str, **changes: Any) -> milseg.plan.Plan:
-        given = options(source, recipe=None, max_steps=None, batch_size=None, time_budget=budget, **changes)
+        settings = {"recipe": None, "max_steps": None, "batch_size": None, "time_budget": budget, **changes}
+        given = options(source, **settings)
         return milseg.plan.make_plan(given, bags, 1, torch.device("cpu"), size=(40, 48))
 
     short, long, longer = plan("400s"), plan("1000s"), plan("9h")

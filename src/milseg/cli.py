@@ -24,6 +24,7 @@ from milseg._version import __version__
 from milseg.errors import UserError, unknown_name
 from milseg.options import (
     CheckOptions,
+    CompareOptions,
     DigitsOptions,
     EvaluateOptions,
     ListOptions,
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "milseg.commands:train"),
     "predict": (PredictOptions, "milseg.commands:predict"),
     "evaluate": (EvaluateOptions, "milseg.commands:evaluate"),
+    "compare": (CompareOptions, "milseg.commands:compare"),
     "list": (ListOptions, "milseg.catalog:show"),
     "reproduce digits": (DigitsOptions, "milseg.commands:digits"),
     "reproduce voc": (VocOptions, "milseg.commands:voc"),
@@ -131,14 +133,31 @@ def _converted(kind: type[Any], value: Any) -> Any:
         raise ValueError(f"{value!r} is not a {'whole ' * (kind is int)}number") from None
 
 
+def wholes(value: Any) -> tuple[int, ...]:
+    """Whole numbers typed with commas, or a list of them in a configuration file."""
+    return tuple(_converted(int, part) for part in names(_as_list(value)))
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """Numbers typed with commas, or a list of them in a configuration file."""
+    return tuple(_converted(float, part) for part in names(_as_list(value)))
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
+
+
 # What a message calls them: "invalid whole number value: 'x'".
 whole.__name__, number.__name__, names.__name__ = "whole number", "number", "list"
+wholes.__name__, numbers.__name__ = "whole numbers", "numbers"
 
 # the hint without "| None" -> (how it is read, what stands for it in the help)
 TYPES: dict[Any, tuple[Any, str]] = {
     int: (whole, "N"),
     float: (number, "X"),
     tuple[str, ...]: (names, "A,B,..."),
+    tuple[int, ...]: (wholes, "N,M,..."),
+    tuple[float, ...]: (numbers, "X,Y,..."),
     Path: (Path, "PATH"),
     Path | None: (Path | None, "PATH"),
     str: (str, "NAME"),

@@ -16,6 +16,7 @@ from milseg.checkpoint import load_model
 from milseg.devices import keep_freed_memory, pick_device
 from milseg.errors import UserError, unknown_name
 from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
+from milseg.experiments.compare import compare as compare_rules
 from milseg.experiments.digits import reproduce_digits
 from milseg.experiments.table1 import TITLES, Row, gain
 from milseg.experiments.voc import reproduce_voc
@@ -26,6 +27,7 @@ from milseg.models.fcn import FCN
 from milseg.options import (
     READINGS,
     CheckOptions,
+    CompareOptions,
     DigitsOptions,
     EvaluateOptions,
     PredictOptions,
@@ -170,6 +172,14 @@ def voc_results(options: VocResultsOptions) -> None:
 def _masks(model: FCN, bags: BagSet) -> Iterator[tuple[str, UInt8]]:
     for bag in tqdm(bags.bags, desc=f"predict {bags.name}", unit="photo"):
         yield bag.name, np.asarray(segment(model, load_photo(bag)))
+
+
+def compare(options: CompareOptions) -> None:
+    """`milseg compare`."""
+    keep_freed_memory()
+    compare_rules(options)
+    print((options.out / "compare.md").read_text(encoding="utf-8"))
+    print(f"Look at {options.out / 'compare.png'}; every run is in {options.out / 'compare.json'}.")
 
 
 def check(options: CheckOptions) -> None:

@@ -433,6 +433,75 @@ class PredictOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Rules side by side: each trained alike from tags, scored plain, mirrored, with prior and refined, over seeds.
+
+    Attributes:
+        source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
+        tags: file with the tags, where it is not the source itself.
+        truth: folder of true masks to score on; only scoring opens it.
+        truth_labels: class names of the true masks: voc, or a JSON file; none: labels.json there, else the tags.
+        split: photos to learn from.
+        val_split: photos to score on, where the source has splits and masks of its own.
+        classes: tags to learn, with commas; none takes all.
+        ignore_unknown_tags: leave out tags that are not among --classes.
+        kind: what the source is, where it could be several things.
+        rules: names with commas, options in parentheses; oracle learns from the masks, cam is a class activation map
+            with the best threshold.
+        seeds: with commas; the table gives mean and range.
+        rounds: after each rule, so many rounds on its own masks.
+        max_steps: updates of each rule, and of each round.
+        batch_size: photos an update.
+        learning_rates: with several, each rule takes its best by the tags of held-out photos.
+        longest_side: larger photos are made this small.
+        backbone: network to cast.
+        weights: imagenet, a file, or none.
+        hold_out: share of the photos kept from training, to calibrate and select by their tags.
+        scenes: training scenes of digits.
+        out: folder for compare.json, compare.md, compare.png and the runs.
+        device: auto, cpu, cuda or mps.
+        resume: go on with the runs that an earlier call into the same folder did not finish.
+        overwrite: start anew in a folder that already holds a comparison.
+    """
+
+    source: Path = field(metadata={"positional": True})
+    tags: Path | None = None
+    truth: Path | None = None
+    truth_labels: str | None = None
+    split: str | None = None
+    val_split: str | None = None
+    classes: tuple[str, ...] | None = None
+    ignore_unknown_tags: bool = False
+    kind: str | None = None
+    rules: tuple[str, ...] = ("max", "log-sum-exp-probs(absent=1)", "weighted-pooling")
+    seeds: tuple[int, ...] = (0,)
+    rounds: int = 0
+    max_steps: int = 150
+    batch_size: int = 16
+    learning_rates: tuple[float, ...] = (1e-3,)
+    longest_side: int = 320
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    hold_out: float = 0.1
+    scenes: int = 1000
+    out: Path = Path("runs/compare")
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            _check_seed(seed)
+        for name in ("max_steps", "batch_size", "longest_side", "scenes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
+        if not self.seeds or not self.learning_rates:
+            raise UserError("--seeds and --learning-rates: expected one or more numbers")
+        if not 0 <= self.rounds <= 20:
+            raise UserError(f"--rounds {self.rounds}: expected 0 to 20")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListOptions:
     """Names that the other commands take: backbones, rules, sources, formats."""
 

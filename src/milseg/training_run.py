@@ -16,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import yaml
 
-from milseg.bags import PRESENT, BagSet, load_photo
+from milseg.bags import BagSet, load_photo
 from milseg.calibration import calibrated
 from milseg.checkpoint import load_model, save_model
 from milseg.devices import pick_device
@@ -47,6 +46,7 @@ from milseg.predict import segment
 from milseg.rules import find_rule
 from milseg.segmenter import Segmenter
 from milseg.sources.open import open_source
+from milseg.split import hold_out
 from milseg.tag_facts import meaningless, names_without_background, tag_matrix
 from milseg.tag_scores import TagScores, collapse, score_tags
 from milseg.train import fit
@@ -64,26 +64,6 @@ OLD_FILES = (
     "rounds/*/metrics.jsonl",
     "own-masks/**/*.png",
 )
-
-
-def hold_out(bags: BagSet, share: float, seed: int) -> tuple[BagSet, BagSet]:
-    """Split bags into those to learn from and those to select by; a tag's last bag is kept to learn from.
-
-    Raises:
-        UserError: a share outside 0 to 0.5.
-    """
-    if not 0 <= share <= 0.5:
-        raise UserError(f"--hold-out {share}: expected a share from 0 to 0.5")
-    count = min(500, max(1, round(share * len(bags)))) if share and len(bags) > 1 else 0
-    left = bags.tag_counts()
-    held: set[int] = set()
-    for i in np.random.RandomState(seed).permutation(len(bags)).tolist():
-        pairs = zip(bags.classes, bags.bags[i].tags, strict=True)
-        tags = [name for name, tag in pairs if tag == PRESENT]
-        if len(held) < count and all(left[name] > 1 for name in tags):
-            held.add(i)
-            left.update({name: left[name] - 1 for name in tags})
-    return bags.take(i for i in range(len(bags)) if i not in held), bags.take(sorted(held))
 
 
 def source_of(options: TrainOptions | CheckOptions) -> BagSet:

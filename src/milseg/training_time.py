@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from milseg.models.backbones import build_fcn
+from milseg.models.fcn import freeze
 from milseg.options import TrainConfig
 from milseg.photos import fit_size
 
@@ -56,6 +57,7 @@ def estimate_training(
     height, width = fit_size(*size, config.longest_side)
     count = min(config.batch_size, probe)
     model = build_fcn(backbone, classes, output_stride=output_stride).to(device)
+    freeze(model, config.frozen_stride)
     images = torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     times = []
     for _ in range(1 + repeats):

@@ -313,3 +313,17 @@ def _at_least(images: torch.Tensor, side: int) -> torch.Tensor:
     """Pad with zeros at the right and the bottom, up to `side` pixels; larger sides stay."""
     down, right = max(0, side - images.shape[-2]), max(0, side - images.shape[-1])
     return F.pad(images, (0, right, 0, down)) if down or right else images
+
+
+def freeze(model: FCN, stride: int) -> None:
+    """Let the body's layers up to output stride `stride` keep their weights; all others are trained.
+
+    The finest maps cost the most: MobileNetV2 frozen to stride 8 trains more than twice as fast on a CPU.
+    """
+    model.requires_grad_(True)
+    reached = 1
+    for layer in model.body.children():
+        reached *= math.prod(part.stride for part in spatial_layers(layer))
+        if reached > stride:
+            break
+        layer.requires_grad_(False)

@@ -1,0 +1,350 @@
+"""`milseg compare`: rules side by side, each trained alike from tags and scored step by step on the same photos."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from milseg.bags import BagSet, load_mask, load_photo
+from milseg.calibration import calibrated
+from milseg.checkpoint import ModelSpec
+from milseg.devices import pick_device
+from milseg.errors import UserError
+from milseg.evaluate import Evaluation
+from milseg.experiments.cam import cam_scores
+from milseg.experiments.compare_table import write_table
+from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
+from milseg.files import claim_folder, write_json
+from milseg.models.fcn import FCN
+from milseg.models.transfer import build_model
+from milseg.named import split_calls
+from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
+from milseg.own_masks import write_own_masks
+from milseg.recipes import POOLED, REFINE, fast_training
+from milseg.rules import find_rule
+from milseg.segmenter import Segmenter
+from milseg.sources.digits import read_digits
+from milseg.sources.open import open_source
+from milseg.sources.to_score import bags_to_score
+from milseg.split import hold_out
+from milseg.tag_scores import score_tags
+from milseg.train import fit
+
+CAM = "cam"  # class activation maps with a threshold: what people use today
+STEPS = ("plain", "flip", "prior", "refined")  # each with what came before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every rule is trained and scored on.
+
+    Attributes:
+        name: for titles.
+        train, held: learned from; scored by tags alone.
+        val: with true masks, for scoring; None where there are none.
+        start: the network before training, of a seed.
+        spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
+        refine: the refiner, and the size at which it sees a photo.
+        sure: see `milseg.own_masks`.
+    """
+
+    name: str
+    train: BagSet
+    held: BagSet
+    val: BagSet | None
+    start: Callable[[int], FCN]
+    spec: ModelSpec
+    config: TrainConfig
+    refine: InferenceConfig
+    sure: float = 0.7
+
+
+def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
+    """Train every rule with every seed and score it; writes compare.json, compare.md and compare.png.
+
+    Finished runs are kept as files of their own, so `--resume` goes on with what is missing.
+
+    Raises:
+        UserError: an unknown rule, a rule that learns from masks where there are none, or anything at fault with the
+            source or the folder.
+    """
+    rules = split_calls(",".join(options.rules))
+    if not rules:
+        raise UserError("--rules: expected one or more names, such as max,weighted-pooling")
+    for rule in rules:
+        find_rule("average-scores(sigmoid=true)" if rule == CAM else rule)
+    if (
+        CAM in rules
+        and options.source != Path("digits")
+        and options.truth is None
+        and options.val_split is None
+    ):
+        raise UserError("cam: its threshold is tuned on true masks; give --truth or --val-split")
+    device = pick_device(options.device)
+    claim_folder(options.out, resume=options.resume, overwrite=options.overwrite)
+    if options.overwrite and not options.resume:
+        for stale in options.out.glob("runs/**/*"):
+            if stale.is_file() and stale.suffix in (".json", ".png", ".safetensors"):
+                stale.unlink()
+    make = _digits_task if options.source == Path("digits") else _source_task
+    rows, tasks = [], dict[int, Task]()
+    for rule in rules:
+        for seed in options.seeds:
+            folder = options.out / "runs" / f"{_file_name(rule)}-{seed}"
+            kept = _finished(folder, options)
+            if kept is None:
+                if seed not in tasks:
+                    tasks[seed] = make(options, seed, device, progress)
+                kept = _run(tasks[seed], rule, seed, folder, options, device, progress)
+                kept["settings"] = _settings(options)
+                write_json(folder / "row.json", kept)
+            rows += kept["rows"]
+    write_table(rows, options)
+    return rows
+
+
+def _file_name(rule: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in rule)
+
+
+def _settings(options: CompareOptions) -> dict[str, Any]:
+    """What a finished run depends on, besides its rule and seed."""
+    left_out = ("rules", "seeds", "out", "device", "resume", "overwrite")
+    return {
+        key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        for key, value in vars(options).items()
+        if key not in left_out
+    }
+
+
+def _finished(folder: Path, options: CompareOptions) -> dict[str, Any] | None:
+    path = folder / "row.json"
+    if not options.resume or not path.is_file():
+        return None
+    kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if kept["settings"] != _settings(options):
+        changed = sorted(k for k, v in _settings(options).items() if kept["settings"].get(k) != v)
+        raise UserError(
+            f"{path}: made with other settings ({', '.join(changed)}); give the same, or choose another --out"
+        )
+    return kept
+
+
+def _run(
+    task: Task,
+    rule: str,
+    seed: int,
+    folder: Path,
+    options: CompareOptions,
+    device: torch.device,
+    progress: bool,
+) -> dict[str, Any]:
+    """One rule with one seed: the rule's row, and one more for each round on its own masks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = "average-scores(sigmoid=true)" if rule == CAM else rule
+    tried = [
+        _train(task, trained, rate, seed, folder / f"rate-{rate:g}", options.resume, device, progress)
+        for rate in options.learning_rates
+    ]
+    model, rate, seconds, precision = max(tried, key=lambda found: -1.0 if math.isnan(found[3]) else found[3])
+    masks = find_rule(trained).supervision == "masks"
+    row: dict[str, Any] = {
+        "rule": rule,
+        "round": 0,
+        "seed": seed,
+        "learning_rate": rate,
+        "tag_average_precision": None if math.isnan(precision) else precision,
+        "seconds": round(seconds, 1),
+        "supervision": "pixel masks" if masks else f"image tags ({task.train.tags_from})",
+    }
+    if rule == CAM:
+        assert task.val is not None
+        row |= cam_scores(model, task.val, longest_side=task.spec.longest_side, progress=progress)
+        row["supervision"] += "; threshold tuned on the masks that score it"
+        return {"rows": [row]}
+    rows = [{**row, **_scores(task, model, progress)}]
+    for number in range(1, options.rounds + 1 if not masks else 1):
+        began = time.monotonic()
+        maker = Segmenter(model, task.spec, inference=task.refine)
+        bags = write_own_masks(
+            maker, task.train, folder / f"own-masks-{number}", sure=task.sure, progress=progress
+        )
+        config = replace(task.config, rule=trained, learning_rate=rate, seed=seed)
+        config = replace(config, mask_weight=1.0, rule_weight=0.5)
+        fit(
+            model,
+            bags,
+            config,
+            out=folder / f"round-{number}",
+            device=device,
+            resume=options.resume,
+            progress=progress,
+        )
+        found = score_tags(model, task.held, longest_side=task.spec.longest_side).mean_average_precision
+        seconds += time.monotonic() - began
+        rows.append(
+            {
+                **row,
+                "round": number,
+                "seconds": round(seconds, 1),
+                "tag_average_precision": None if math.isnan(found) else found,
+                **_scores(task, model, progress),
+            }
+        )
+    return {"rows": rows}
+
+
+def _train(
+    task: Task,
+    rule: str,
+    rate: float,
+    seed: int,
+    folder: Path,
+    resume: bool,
+    device: torch.device,
+    progress: bool,
+) -> tuple[FCN, float, float, float]:
+    """The trained network, its learning rate, seconds, and tag average precision on the held-out photos."""
+    model = task.start(seed)
+    config = replace(task.config, rule=rule, learning_rate=rate, seed=seed)
+    history = fit(model, task.train, config, out=folder, device=device, resume=resume, progress=progress)
+    found = score_tags(model, task.held, longest_side=task.spec.longest_side)
+    return model, rate, history[-1]["seconds"] if history else 0.0, found.mean_average_precision
+
+
+def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
+    """Mean IU of each of `STEPS`, and the last one's by class; void excluded, one confusion matrix over the set."""
+    if task.val is None:
+        return {"mean_iu": dict.fromkeys(STEPS)}
+    flip, refined = InferenceConfig(flip=True, prior=1.0), task.refine
+    spec = calibrated(model, task.spec, flip, task.held)
+    prior = replace(refined, flip=True, prior=1.0 if spec.prior is not None else 0.0)
+    settings = {
+        "plain": InferenceConfig(),
+        "flip": InferenceConfig(flip=True),
+        "prior": replace(prior, refine="none"),
+        "refined": prior,
+    }
+    segmenters = {name: Segmenter(model, spec, inference=config) for name, config in settings.items()}
+    evaluations = {name: Evaluation(task.val.classes) for name in STEPS}
+    for bag in tqdm(task.val.bags, desc="score", unit="photo", disable=not progress):
+        photo = load_photo(bag)
+        truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
+        for name, segmenter in segmenters.items():
+            evaluations[name].update(segmenter.segment(photo).mask, truth)
+    scores = {name: evaluation.compute().to_json() for name, evaluation in evaluations.items()}
+    return {
+        "mean_iu": {name: scores[name]["mean_iu"] for name in STEPS},
+        "per_class_iu": scores["refined"]["per_class_iu"],
+        "photos": len(task.val),
+    }
+
+
+def _source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
+    """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
+    bags = open_source(
+        options.source,
+        tags=options.tags,
+        split=options.split,
+        classes=options.classes,
+        ignore_unknown=options.ignore_unknown_tags,
+        kind=options.kind,
+    )
+    val = None
+    if options.truth is not None or options.val_split is not None:
+        val = bags_to_score(
+            options.source,
+            bags.classes,
+            truth=options.truth,
+            truth_classes=options.truth_labels,
+            split=options.val_split,
+            kind=options.kind,
+        )
+        seen = {bag.name for bag in bags.bags}
+        both = [bag.name for bag in val.bags if bag.name in seen]
+        if both:
+            raise UserError(
+                f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
+                "apart with --split and --val-split"
+            )
+    if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
+        masked = bags_to_score(
+            options.source, bags.classes, truth=options.truth, split=options.split, kind=options.kind
+        )
+        of = {bag.name: bag.mask for bag in masked.bags}
+        bags = replace(
+            bags,
+            bags=tuple(replace(bag, mask=of[bag.name]) for bag in bags.bags if bag.name in of),
+            mask_values=masked.mask_values,
+        )
+    train, held = hold_out(bags, options.hold_out, seed)
+    recipe = fast_training(options.backbone)
+    config = replace(recipe.stages[0], max_steps=options.max_steps, batch_size=options.batch_size)
+    config = replace(config, longest_side=options.longest_side)
+    if options.weights == "none":
+        config = replace(config, frozen_stride=0)
+    spec = ModelSpec(
+        backbone=options.backbone,
+        classes=bags.classes,
+        output_stride=recipe.output_stride,
+        longest_side=options.longest_side,
+    )
+
+    def start(seed: int) -> FCN:
+        transfer: Literal[True, "random"] = "random" if options.weights == "none" else True
+        weights = None if options.weights == "none" else options.weights
+        model, _ = build_model(
+            options.backbone,
+            bags.classes,
+            weights=weights,
+            transfer=transfer,
+            output_stride=recipe.output_stride,
+            seed=seed,
+        )
+        with torch.no_grad():
+            for parameter in model.score_layer.parameters():
+                parameter.mul_(recipe.score_scale)
+        return model
+
+    return Task(
+        name=bags.name,
+        train=train,
+        held=held,
+        val=val,
+        start=start,
+        spec=spec,
+        config=config,
+        refine=recipe.own,
+    )
+
+
+def _digits_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
+    """Scenes of handwritten digits, as in `milseg reproduce digits`, each seed with its own scenes and classifier."""
+    settings = DigitsOptions(seed=seed, scenes=options.scenes)
+    train, val = (
+        read_digits(split, count, seed=seed)
+        for split, count in (("train", options.scenes), ("val", max(1, options.scenes // 4)))
+    )
+    train, held = hold_out(train, options.hold_out, seed)
+    classifier = pretrain(settings, device=device, progress=progress)
+    start = starts(classifier, train.classes, seed)
+    return Task(
+        name="digits",
+        train=train,
+        held=held,
+        val=val,
+        start=lambda _: start("classifier").train(),
+        spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
+        config=replace(
+            POOLED, max_steps=options.max_steps, batch_size=options.batch_size, frozen_stride=0, flip=False
+        ),
+        refine=InferenceConfig(refine=REFINE.replace("scale=2,", ""), refine_side=128),
+    )

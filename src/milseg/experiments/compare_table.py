@@ -1,0 +1,93 @@
+"""The result of `milseg compare` as JSON, Markdown and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from milseg._version import __version__
+from milseg.figures import score_bars
+from milseg.files import write_json, write_text
+from milseg.options import CompareOptions
+
+COLUMNS = {"plain": "as trained", "flip": "+ mirrored", "prior": "+ prior", "refined": "+ refined"}
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> None:
+    """compare.json with every run, compare.md with means and ranges, compare.png with the best step of each."""
+    record = {
+        "source": options.source.name,
+        "max_steps": options.max_steps,
+        "seeds": list(options.seeds),
+        "milseg_version": __version__,
+        "rows": list(rows),
+    }
+    write_json(options.out / "compare.json", record)
+    write_text(options.out / "compare.md", markdown(rows, options))
+    bars = []
+    for name, group in grouped(rows).items():
+        best = [value for column in COLUMNS if (value := mean_of(group, column)) is not None]
+        bars.append((name, max(best, default=math.nan)))
+    score_bars(
+        bars,
+        options.out / "compare.png",
+        title=f"mean IU on {options.source.name}, best column, mean of seeds",
+    )
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by rule and round, in their order."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        name = f"{row['rule']}, round {row['round']}" if row["round"] else row["rule"]
+        groups.setdefault(name, []).append(row)
+    return groups
+
+
+def mean_of(group: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    values = [row["mean_iu"][column] for row in group]
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _range(group: Sequence[Mapping[str, Any]], column: str) -> str:
+    values = [row["mean_iu"][column] for row in group if row["mean_iu"][column] is not None]
+    mean = mean_of(group, column)
+    if mean is None:
+        return "-"
+    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> str:
+    """The table with the mean over seeds, the range, and every run below it."""
+    lines = [
+        f"# Rules on {options.source.name}",
+        "",
+        f"{options.max_steps} steps of {options.batch_size}, seeds {', '.join(map(str, options.seeds))}. Mean IU in "
+        "percent, void excluded, one confusion matrix over the set: mean over the seeds, and their range. Each column "
+        "has what those before it have.",
+        "",
+        "| Rule | " + " | ".join(COLUMNS.values()) + " | tag AP, % | seconds | learned from |",
+        "|---|" + "---:|" * (len(COLUMNS) + 2) + "---|",
+    ]
+    for name, group in grouped(rows).items():
+        precisions = [row["tag_average_precision"] for row in group]
+        known = [value for value in precisions if value is not None]
+        precision = f"{sum(known) / len(known):.1f}" if known else "-"
+        seconds = sum(row["seconds"] for row in group) / len(group)
+        cells = " | ".join(_range(group, column) for column in COLUMNS)
+        lines.append(f"| {name} | {cells} | {precision} | {seconds:.0f} | {group[0]['supervision']} |")
+    lines += ["", "| Run | learning rate | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * 5]
+    for name, group in grouped(rows).items():
+        for row in group:
+            values = [row["mean_iu"][column] for column in COLUMNS]
+            cells = " | ".join("-" if value is None else f"{value:.2f}" for value in values)
+            lines.append(f"| {name}, seed {row['seed']} | {row['learning_rate']:g} | {cells} |")
+    if len(options.learning_rates) > 1:
+        tried = ", ".join(f"{rate:g}" for rate in options.learning_rates)
+        lines += [
+            "",
+            f"Learning rates tried for every rule: {tried}; the best by tags on held-out photos is shown.",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from milseg.errors import UserError
+from milseg.evaluate import Evaluation
+from milseg.experiments.cam import THRESHOLDS, activation_maps
+from milseg.experiments.compare import compare
+from milseg.experiments.compare_table import markdown
+from milseg.masks import write_mask
+from milseg.models.backbones import build_fcn
+from milseg.options import CompareOptions
+
+COLOURS = {"cat": (220, 30, 30), "dog": (30, 30, 220)}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Twelve photos in two splits, a coloured square each, with tags and true masks."""
+    (tmp_path / "photos").mkdir()
+    rows = ["image,tags,split\n"]
+    for i in range(12):
+        tag = ("cat", "dog")[i % 2]
+        pixels = np.random.default_rng(i).integers(100, 150, (32, 48, 3)).astype(np.uint8)
+        truth = np.zeros((32, 48), dtype=np.uint8)
+        pixels[6:26, 8:30], truth[6:26, 8:30] = COLOURS[tag], 1 + i % 2
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"p{i}.png")
+        (tmp_path / "truth").mkdir(exist_ok=True)
+        write_mask(tmp_path / "truth" / f"p{i}.png", truth)
+        rows.append(f"p{i}.png,{tag},{'val' if i >= 8 else 'train'}\n")
+    (tmp_path / "photos" / "tags.csv").write_text("".join(rows))
+    (tmp_path / "truth" / "labels.json").write_text('{"classes": ["background", "cat", "dog"]}')
+    return tmp_path / "photos"
+
+
+def options(source: Path, **changes: Any) -> CompareOptions:
+    settings: dict[str, Any] = {
+        "source": source,
+        "truth": source.parent / "truth",
+        "split": "train",
+        "val_split": "val",
+        "rules": ("max", "top-k(k=2)"),
+        "max_steps": 2,
+        "batch_size": 2,
+        "backbone": "tiny",
+        "weights": "none",
+        "out": source.parent / "out",
+        "device": "cpu",
+        **changes,
+    }
+    return CompareOptions(**settings)
+
+
+def test_rules_seeds_and_rounds_each_have_a_row(source: Path) -> None:
+    rows = compare(options(source, seeds=(0, 1), rounds=1), progress=False)
+    assert [(row["rule"], row["seed"], row["round"]) for row in rows] == [
+        *(("max", 0, 0), ("max", 0, 1), ("max", 1, 0), ("max", 1, 1)),
+        *(("top-k(k=2)", 0, 0), ("top-k(k=2)", 0, 1), ("top-k(k=2)", 1, 0), ("top-k(k=2)", 1, 1)),
+    ]
+    for row in rows:
+        assert row["photos"] == 4
+        assert row["supervision"] == "image tags (tag file)"
+        assert all(0 <= value <= 100 for value in row["mean_iu"].values())
+    out = source.parent / "out"
+    record = json.loads((out / "compare.json").read_text())
+    assert record["rows"] == rows
+    text = (out / "compare.md").read_text()
+    assert "| max, round 1 | " in text
+    assert "| top-k(k=2), seed 1 | 0.001 | " in text
+    values = [row["mean_iu"]["plain"] for row in rows if row["rule"] == "max" and row["round"] == 0]
+    assert f"| max | {np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f}) |" in text
+    assert (out / "compare.png").stat().st_size > 1000
+
+
+def test_resume_trains_only_what_is_missing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compare(options(source, rules=("max",)), progress=False)
+    with pytest.raises(UserError, match="already holds files"):
+        compare(options(source), progress=False)
+    calls = []
+    import milseg.experiments.compare as module
+
+    real = module.fit
+    monkeypatch.setattr(module, "fit", lambda *a, **k: calls.append(a[2].rule) or real(*a, **k))
+    both = compare(options(source, resume=True), progress=False)
+    assert calls == ["top-k(k=2)"]
+    assert both[0] == first[0]
+    with pytest.raises(UserError, match=r"made with other settings \(batch_size\)"):
+        compare(options(source, resume=True, batch_size=3), progress=False)
+
+
+def test_the_oracle_and_class_activation_maps_say_what_masks_they_used(source: Path) -> None:
+    rows = compare(options(source, rules=("oracle", "cam"), rounds=1), progress=False)
+    assert [(row["rule"], row["round"]) for row in rows] == [("oracle", 0), ("cam", 0)]
+    assert rows[0]["supervision"] == "pixel masks"
+    assert rows[1]["supervision"] == "image tags (tag file); threshold tuned on the masks that score it"
+    assert rows[1]["threshold"] in THRESHOLDS
+    assert rows[1]["mean_iu"]["refined"] is None
+
+
+def test_the_learning_rate_is_chosen_by_tags(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import milseg.experiments.compare as module
+
+    precision = iter([30.0, 70.0])
+    real = module.score_tags
+    monkeypatch.setattr(
+        module, "score_tags", lambda *a, **k: replace(real(*a, **k), mean_average_precision=next(precision))
+    )
+    (row,) = compare(options(source, rules=("max",), learning_rates=(1e-3, 1e-2)), progress=False)
+    assert (row["learning_rate"], row["tag_average_precision"]) == (1e-2, 70.0)
+    assert "tried for every rule: 0.001, 0.01" in (source.parent / "out" / "compare.md").read_text()
+
+
+def test_without_masks_there_are_tag_scores_alone(source: Path) -> None:
+    (row,) = compare(options(source, truth=None, val_split=None, rules=("max",)), progress=False)
+    assert set(row["mean_iu"].values()) == {None}
+    assert "| max | - | - | - | - |" in markdown([row], options(source))
+    with pytest.raises(UserError, match="cam: its threshold is tuned on true masks"):
+        compare(options(source, truth=None, val_split=None, rules=("cam",)), progress=False)
+
+
+def test_photos_to_score_must_not_be_learned_from(source: Path) -> None:
+    with pytest.raises(UserError, match="8 photos to score are learned from too, such as p0"):
+        compare(options(source, val_split="train"), progress=False)
+
+
+def test_digits_need_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import milseg.experiments.compare as module
+
+    untrained = build_fcn("tiny", 10, output_stride=4)
+    monkeypatch.setattr(module, "pretrain", lambda *_, **__: untrained)  # its own tests train it
+    given = options(tmp_path / "photos", truth=None, split=None, val_split=None)
+    given = replace(given, source=Path("digits"), rules=("weighted-pooling",), scenes=24, max_steps=1)
+    (row,) = compare(given, progress=False)
+    assert row["photos"] == 6
+    assert row["mean_iu"]["refined"] is not None
+
+
+def test_unknown_rules_end_before_anything_starts(source: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'max'"):
+        compare(options(source, rules=("maxx",)), progress=False)
+    assert not (source.parent / "out").exists()
+
+
+def test_activation_maps_of_found_classes_have_a_background_below_the_threshold() -> None:
+    """Two places: the cat's map falls to 0.3 of its height, so a threshold of 0.4 makes the second background."""
+    scores = torch.tensor([[[[0.0, 0.0]], [[10.0, 3.0]], [[-1.0, -2.0]]]])
+    maps = activation_maps(scores)
+    assert maps[0].flatten().tolist() == pytest.approx([1.0, 0.3])
+    assert not maps[1].any()
+    evaluation = Evaluation(("background", "cat", "dog"))
+    full = torch.cat([torch.full((1, 1, 2), 0.4), maps])
+    evaluation.update(full.argmax(dim=0).numpy(), [[1, 0]])
+    assert evaluation.compute().per_class_iu["cat"] == 100.0
