@@ -22,10 +22,10 @@ from milseg.checkpoint import ModelSpec, save_model
 from milseg.cli import main
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
-from milseg.options import PredictOptions
+from milseg.options import InferenceConfig, PredictOptions
 from milseg.photos import open_mask, open_photo
 from milseg.prediction_run import find_photos, parse_adjust, predict_run
-from milseg.segmenter import load
+from milseg.segmenter import Segmenter, load
 
 CLASSES = ("background", "cat", "dog")
 FORMATS = ("png", "coco", "labelstudio", "cvat", "yolo", "npz")
@@ -586,3 +586,20 @@ def test_memory_stays_flat(tmp_path: Path, model: Path) -> None:
         )
         peaks.append(int(done.stdout))
     assert peaks[1] < 1.05 * peaks[0], peaks
+
+
+def test_refiner_and_scales_in_place_of_the_models_own(photos: Path, model: Path) -> None:
+    predict(model, photos / "a.jpg", out="plain")
+    predict(model, photos / "a.jpg", out="refined", refine="crf(iterations=2)", scales=(1.0, 1.5))
+    plain, spec = load(model), load(model).spec
+    changed = Segmenter(
+        plain.model, spec, inference=InferenceConfig(refine="crf(iterations=2)", scales=(1.0, 1.5))
+    )
+    found = open_mask(model.parent / "refined" / "masks" / "a.png")
+    assert np.array_equal(found, changed.segment(photos / "a.jpg").mask)
+    assert not np.array_equal(found, open_mask(model.parent / "plain" / "masks" / "a.png"))
+    with pytest.raises(UserError, match="unknown refiner 'crv'"):
+        predict(model, photos / "a.jpg", out="other", refine="crv")
+    assert not (model.parent / "other").exists()
+    with pytest.raises(UserError):
+        predict(model, photos / "a.jpg", out="refined", resume=True)  # other settings than before

@@ -411,6 +411,8 @@ class PredictOptions:
         tags_are: complete (a tag that is not there is absent) or partial (it may be there).
         ignore_unknown_tags: skip known tags that the model has no class for.
         adjust: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
+        refine: a refiner in place of the model's own, such as crf; or none, which is quicker.
+        scales: sizes at which the network sees each photo, in place of the model's own, such as 1,1.5.
         max_pixels: larger photos are refused before decoding.
         device: auto, cpu, cuda or mps.
         resume: add the photos that an earlier run into the same folder did not finish.
@@ -426,6 +428,8 @@ class PredictOptions:
     tags_are: str = "complete"
     ignore_unknown_tags: bool = False
     adjust: str | None = None
+    refine: str | None = None
+    scales: tuple[float, ...] | None = None
     max_pixels: int = 100_000_000
     device: str = "auto"
     resume: bool = False

@@ -23,8 +23,8 @@ from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
 from milseg.files import claim_folder, write_json, write_text
 from milseg.hub import local_folder
-from milseg.options import PredictOptions
-from milseg.segmenter import Segmentation, load
+from milseg.options import PredictOptions, overridden
+from milseg.segmenter import Segmentation, Segmenter, load
 from milseg.sources.known_tags import KnownTags, read_known_tags
 from milseg.sources.photo_files import walk, without_suffix
 from milseg.sources.tag_file import PHOTO_SUFFIXES
@@ -132,7 +132,9 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
     kinds = [writer_class(name) for name in formats]
     check_photos([(photo.name, photo.below) for photo in photos], kinds)
     folder = local_folder(options.model)
-    segmenter = load(folder, device=options.device, adjust=adjust)
+    segmenter = load(folder, device=options.device)
+    inference = overridden(segmenter.inference, refine=options.refine, scales=options.scales)
+    segmenter = Segmenter(segmenter.model, segmenter.spec, inference=inference, adjust=adjust)
     given = _known_tags(options, segmenter.classes, photos).allowed
     _claim_folder(options.out, options, photos)
     write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
@@ -147,6 +149,8 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
             "model": _digest(folder / "model.safetensors"),
             "tags": _tags_record(options),
             "adjust": adjust,
+            "refine": options.refine,
+            "scales": list(options.scales) if options.scales else None,
         }
         rows = Ledger(options.out / ".parts" / LEDGER, header, resume=options.resume)
         stack.enter_context(closing(rows))

@@ -46,12 +46,10 @@ def test_it_agrees_with_pydensecrf_on_a_photo(classes: int) -> None:
 
 
 def test_points_on_the_border_of_simplices_fall_as_they_do_in_pydensecrf() -> None:
-    """Flat and saturated colours: many equal differences, and a corner more or less changes q by a hundredth."""
-    photo = scene(120, 160, seed=2).clip(30, 200) // 17 * 17
-    probs = coarse_probs(3, 120, 160)
-    np.testing.assert_allclose(
-        dense_crf(photo, probs, iterations=1), reference(photo, probs, 1), atol=1e-5, rtol=0
-    )
+    """Colours are whole numbers, so there are many. In another order of products, q is off by 0.04 here."""
+    photo, probs = scene(375, 500, seed=0), coarse_probs(3, 375, 500)
+    found = dense_crf(photo, probs, iterations=1)
+    np.testing.assert_allclose(found, reference(photo, probs, 1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (13, 18)])
