@@ -10,6 +10,7 @@ from milseg import catalog
 from milseg.annotations import FORMATS
 from milseg.models.backbones import BACKBONES
 from milseg.refine import REFINERS
+from milseg.recipes import TRAIN_RECIPES
 from milseg.rules import RULES
 from milseg.sources.open import SOURCES
 
@@ -19,6 +20,7 @@ HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "sklearn", "skima
 def test_the_words_are_those_of_the_tables_that_do_the_work() -> None:
     assert list(catalog.BACKBONES) == list(BACKBONES)
     assert set(catalog.RULES) == set(RULES)
+    assert list(catalog.RECIPES) == list(TRAIN_RECIPES)
     assert set(catalog.SOURCES) == set(SOURCES)
     assert {name: row.about for name, row in REFINERS.items()} == catalog.REFINERS
 

@@ -48,6 +48,11 @@ REFINERS: dict[str, str] = {
     "pamr": "each pixel follows its most similar neighbours",
     "superpixels": "the mean over each SLIC segment",
 }
+RECIPES: dict[str, str] = {
+    "paper": "the paper's rule alone, its maps interpolated; minutes",
+    "fast": "weighted pooling, mirrored views, CRF; minutes",
+    "best": "fast with more steps and a round on its own masks; about an hour on two cores; the default",
+}
 SOURCES: dict[str, str] = {
     "folder": "a folder for each tag",
     "table": "CSV, TSV or JSON lines: image,tags[,split], or a column for each tag",
@@ -61,6 +66,7 @@ def listing() -> str:
     """The tables as text."""
     parts = {
         "backbones (--backbone)": BACKBONES,
+        "recipes (--recipe)": RECIPES,
         "rules (--rule)": RULES,
         "refiners (--refine)": REFINERS,
         "sources (found by looking; --kind)": SOURCES,

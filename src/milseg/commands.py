@@ -39,7 +39,7 @@ from milseg.photos import UInt8
 from milseg.plan import LONGEST_SIDE
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
-from milseg.recipes import recipe_for
+from milseg.recipes import train_recipe
 from milseg.segmenter import Segmenter
 from milseg.sources.tag_file import read_ids
 from milseg.sources.to_score import bags_to_score
@@ -185,12 +185,14 @@ def compare(options: CompareOptions) -> None:
 def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
     bags = source_of(options)
-    recipe = recipe_for(options.backbone)
+    recipe = train_recipe("best", options.backbone)
+    if options.max_steps is not None:
+        recipe = recipe.with_steps(options.max_steps)
     report = check_source(
         bags,
         max_pixels=options.max_pixels,
         progress=not options.json,
-        config=replace(recipe.mil, max_steps=options.max_steps, longest_side=LONGEST_SIDE["cpu"]),
+        config=replace(recipe.stages[0], max_steps=recipe.steps, longest_side=LONGEST_SIDE["cpu"]),
         backbone=options.backbone,
         output_stride=recipe.output_stride,
         device=pick_device(options.device),

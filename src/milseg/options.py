@@ -290,7 +290,7 @@ class CheckOptions:
         kind: what the source is, where it could be several things.
         mapping: YAML file from class names to ILSVRC categories.
         backbone: network whose training time is estimated.
-        max_steps: steps that are estimated.
+        max_steps: steps that are estimated; none: those of the recipe best.
         max_pixels: larger photos are named, not decoded.
         device: auto, cpu, cuda or mps.
         json: print JSON in place of the report.
@@ -306,7 +306,7 @@ class CheckOptions:
     kind: str | None = None
     mapping: Path | None = None
     backbone: str = "mobilenet_v2"
-    max_steps: int = 150
+    max_steps: int | None = None
     max_pixels: int = 100_000_000
     device: str = "auto"
     json: bool = False
