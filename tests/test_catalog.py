@@ -9,8 +9,8 @@ import pytest
 from milseg import catalog
 from milseg.annotations import FORMATS
 from milseg.models.backbones import BACKBONES
-from milseg.refine import REFINERS
 from milseg.recipes import TRAIN_RECIPES
+from milseg.refine import REFINERS
 from milseg.rules import RULES
 from milseg.sources.open import SOURCES
 
