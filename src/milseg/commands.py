@@ -184,6 +184,7 @@ def compare(options: CompareOptions) -> None:
 
 def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
+    keep_freed_memory()  # as training does, whose time is estimated
     bags = source_of(options)
     recipe = train_recipe("best", options.backbone)
     if options.max_steps is not None:
