@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from milseg.experiments.compare_table import markdown
 from milseg.masks import write_mask
 from milseg.models.backbones import build_fcn
 from milseg.options import CompareOptions
+
+if TYPE_CHECKING:
+    from conftest import SmallVoc
 
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 30, 220)}
 
@@ -159,3 +162,24 @@ def test_activation_maps_of_found_classes_have_a_background_below_the_threshold(
     full = torch.cat([torch.full((1, 1, 2), 0.4), maps])
     evaluation.update(full.argmax(dim=0).numpy(), [[1, 0]])
     assert evaluation.compute().per_class_iu["cat"] == 100.0
+
+
+def test_a_voc_tree_whose_tag_file_names_its_photos_otherwise(small_voc: SmallVoc) -> None:
+    """The tag file calls photos by their path, the tree's sets by their number: they are the same photos."""
+    tags = {"t0": "cat", "t1": "dog", "t2": "cat", "t3": "dog", "v0": "cat"}
+    rows = [f"VOC2012/JPEGImages/{name}.jpg,{tag},train\n" for name, tag in tags.items()]
+    tag_file = small_voc.root / "VOCdevkit" / "tags.csv"
+    tag_file.write_text("image,tags,split\n" + "".join(rows[:4]))
+    given = options(
+        small_voc.root / "VOCdevkit",
+        tags=tag_file,
+        truth=None,
+        out=small_voc.root / "out",
+        rules=("oracle",),
+        max_steps=1,
+    )
+    (row,) = compare(given, progress=False)
+    assert (row["photos"], row["supervision"]) == (2, "pixel masks")
+    tag_file.write_text("image,tags,split\n" + "".join(rows))  # v0 is to be scored as well
+    with pytest.raises(UserError, match="1 photos to score are learned from too, such as v0"):
+        compare(replace(given, overwrite=True), progress=False)

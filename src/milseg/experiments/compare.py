@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import torch
 from tqdm import tqdm
 
-from milseg.bags import BagSet, load_mask, load_photo
+from milseg.bags import Bag, BagSet, load_mask, load_photo
 from milseg.calibration import calibrated
 from milseg.checkpoint import ModelSpec
 from milseg.devices import pick_device
@@ -268,8 +269,8 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
             split=options.val_split,
             kind=options.kind,
         )
-        seen = {bag.name for bag in bags.bags}
-        both = [bag.name for bag in val.bags if bag.name in seen]
+        seen = {_photo(bag) for bag in bags.bags}
+        both = [bag.name for bag in val.bags if _photo(bag) in seen]
         if both:
             raise UserError(
                 f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
@@ -279,10 +280,10 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
         masked = bags_to_score(
             options.source, bags.classes, truth=options.truth, split=options.split, kind=options.kind
         )
-        of = {bag.name: bag.mask for bag in masked.bags}
+        of = {_photo(bag): bag.mask for bag in masked.bags}
         bags = replace(
             bags,
-            bags=tuple(replace(bag, mask=of[bag.name]) for bag in bags.bags if bag.name in of),
+            bags=tuple(replace(bag, mask=of[_photo(bag)]) for bag in bags.bags if _photo(bag) in of),
             mask_values=masked.mask_values,
         )
     train, held = hold_out(bags, options.hold_out, seed)
@@ -324,6 +325,11 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
         config=config,
         refine=recipe.own,
     )
+
+
+def _photo(bag: Bag) -> str:
+    """What two readings of one source have in common: they may name its photos differently."""
+    return os.path.realpath(bag.photo) if isinstance(bag.photo, Path) else bag.name
 
 
 def _digits_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
