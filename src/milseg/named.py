@@ -71,6 +71,15 @@ def split_calls(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^()]*\))", text) if part.strip()]
 
 
+def known_options(function: Callable[..., Any]) -> dict[str, Value]:
+    """A function's options with their defaults: keyword-only parameters whose default is a number, true or false."""
+    return {
+        p.name: p.default
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY and isinstance(p.default, bool | int | float)
+    }
+
+
 def check_settings(
     kind: str, name: str, settings: Mapping[str, Value], function: Callable[..., Any]
 ) -> dict[str, Value]:
@@ -86,12 +95,7 @@ def check_settings(
     Raises:
         UserError: an unknown option, or a value of the wrong type.
     """
-    parameters = inspect.signature(function).parameters.values()
-    known = {
-        p.name: p.default
-        for p in parameters
-        if p.kind is p.KEYWORD_ONLY and isinstance(p.default, bool | int | float)
-    }
+    known = known_options(function)
     checked: dict[str, Value] = {}
     for option, value in settings.items():
         if not known:

@@ -129,6 +129,12 @@ def test_without_masks_there_are_tag_scores_alone(source: Path) -> None:
         compare(options(source, truth=None, val_split=None, rules=("cam",)), progress=False)
 
 
+def test_several_options_of_a_rule_survive_the_commas_between_rules(source: Path) -> None:
+    typed = ("em-adapt(background=0.4", "foreground=0.2)", "max")  # as the command line splits them
+    rows = compare(options(source, rules=typed, max_steps=1), progress=False)
+    assert [row["rule"] for row in rows] == ["em-adapt(background=0.4,foreground=0.2)", "max"]
+
+
 def test_photos_to_score_must_not_be_learned_from(source: Path) -> None:
     with pytest.raises(UserError, match="8 photos to score are learned from too, such as p0"):
         compare(options(source, val_split="train"), progress=False)

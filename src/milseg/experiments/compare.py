@@ -80,6 +80,7 @@ def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str,
     rules = split_calls(",".join(options.rules))
     if not rules:
         raise UserError("--rules: expected one or more names, such as max,weighted-pooling")
+    options = replace(options, rules=tuple(rules))  # commas inside parentheses are put together again
     for rule in rules:
         find_rule("average-scores(sigmoid=true)" if rule == CAM else rule)
     if (

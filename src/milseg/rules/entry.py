@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from milseg.errors import UserError
-from milseg.named import Value, check_settings
+from milseg.named import Value, check_settings, known_options
 from milseg.rules.choosing import Choice, Rule, choosing_rule
 
 
@@ -80,15 +79,6 @@ class RuleEntry:
             choose = partial(self.choose, **checked)
             return replace(self, choose=choose, rule=self.lift(choose))
         return replace(self, rule=partial(self.rule, **checked))
-
-
-def known_options(function: Callable[..., Any]) -> dict[str, Value]:
-    """Keyword-only parameters whose default is a number, true or false, as `check_settings` sees them."""
-    return {
-        p.name: p.default
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and isinstance(p.default, bool | int | float)
-    }
 
 
 def chosen(choose: Choice, *, lift: Callable[[Choice], Rule] = choosing_rule, **about: Any) -> RuleEntry:
