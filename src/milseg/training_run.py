@@ -170,9 +170,7 @@ def _start(options: TrainOptions, plan: Plan) -> tuple[FCN, TransferReport]:
         vgg_padding=plan.spec.vgg_padding,
         seed=plan.recipe.stages[0].seed,
     )
-    with torch.no_grad():
-        for parameter in model.score_layer.parameters():
-            parameter.mul_(plan.recipe.score_scale)
+    model.scale_rows(plan.recipe.score_scale)
     return model, report
 
 

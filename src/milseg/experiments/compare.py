@@ -311,9 +311,7 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
             output_stride=recipe.output_stride,
             seed=seed,
         )
-        with torch.no_grad():
-            for parameter in model.score_layer.parameters():
-                parameter.mul_(recipe.score_scale)
+        model.scale_rows(recipe.score_scale)
         return model
 
     return Task(

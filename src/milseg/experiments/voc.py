@@ -7,8 +7,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from milseg.checkpoint import ModelSpec
 from milseg.devices import pick_device
 from milseg.errors import UserError
@@ -100,9 +98,7 @@ def make_experiment(options: VocOptions) -> Experiment:
         )
         if kind == "classifier":
             print(report)
-            with torch.no_grad():
-                for parameter in model.score_layer.parameters():
-                    parameter.mul_(scale)
+            model.scale_rows(scale)
         return model.eval()
 
     start("zero")  # weights that are missing or of another network stop the run here

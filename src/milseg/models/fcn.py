@@ -299,6 +299,12 @@ class FCN(nn.Module):
             layer.bias.copy_(bias)  # type: ignore[union-attr]
         self.score_layer = layer
 
+    def scale_rows(self, factor: float) -> None:
+        """Multiply the score layer's rows and biases: softer scores, the same top classes."""
+        with torch.no_grad():
+            for parameter in self.score_layer.parameters():
+                parameter.mul_(factor)
+
     def replace_score_layer(
         self, classes: int, *, std: float = 0.0, generator: torch.Generator | None = None
     ) -> None:
