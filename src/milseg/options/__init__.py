@@ -1,0 +1,34 @@
+"""What a user can set: one frozen dataclass a command; nothing heavy is imported, so that `--help` is quick."""
+
+from milseg.options.configs import (
+    READINGS,
+    SCHEDULES,
+    InferenceConfig,
+    TrainConfig,
+    check_seed,
+    overridden,
+    seconds_of,
+)
+from milseg.options.evaluate import EvaluateOptions
+from milseg.options.predict import ListOptions, PredictOptions
+from milseg.options.reproduce import DigitsOptions, VocOptions, VocResultsOptions
+from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
+
+__all__ = [
+    "READINGS",
+    "SCHEDULES",
+    "CheckOptions",
+    "CompareOptions",
+    "DigitsOptions",
+    "EvaluateOptions",
+    "InferenceConfig",
+    "ListOptions",
+    "PredictOptions",
+    "TrainConfig",
+    "TrainOptions",
+    "VocOptions",
+    "VocResultsOptions",
+    "check_seed",
+    "overridden",
+    "seconds_of",
+]

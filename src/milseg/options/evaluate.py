@@ -1,0 +1,52 @@
+"""Settings of `milseg evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Score masks against true masks, void excluded, one confusion matrix over the set.
+
+    Give either `--pred` with `--truth`, or `--model` with a source of photos.
+
+    Attributes:
+        source: photos the model is scored on: a VOC folder, a folder for each tag, a table, COCO JSON, or a Label
+            Studio export.
+        pred: folder of predicted masks (palette PNG).
+        truth: folder of true masks (PNG), named as the predictions or the photos are; with --model, none takes a VOC
+            folder's own masks.
+        labels: JSON file with the predictions' class names; none reads labels.json in or above the folder.
+        truth_labels: voc, or a JSON file with the truth's class names; none reads labels.json in the folder of
+            true masks, and else takes the predictions' or the model's.
+        names: text file that lists the masks to score, one a line, as VOC's ImageSets do.
+        model: model folder to predict with.
+        tags: with --model, the source's file with tags, where it is not the source itself.
+        split: with --model, only the photos of this split; none: val of PASCAL VOC, else every photo.
+        kind: what the source is, where it could be several things.
+        year: VOC year, where the source holds several.
+        sbd: SBD's folder; none looks below the source.
+        reading: scores (interpolated, then the top class) or labels (the coarse top class, interpolated).
+        json: print JSON in place of the table.
+        out: file for the JSON result.
+        device: auto, cpu, cuda or mps.
+    """
+
+    source: Path | None = field(default=None, metadata={"positional": True})
+    pred: Path | None = None
+    truth: Path | None = None
+    labels: Path | None = None
+    truth_labels: str | None = None
+    names: Path | None = None
+    model: Path | None = None
+    tags: Path | None = None
+    split: str | None = None
+    kind: str | None = None
+    year: int | None = None
+    sbd: Path | None = None
+    reading: str = "scores"
+    json: bool = False
+    out: Path | None = None
+    device: str = "auto"

@@ -1,0 +1,50 @@
+"""Settings of `milseg predict` and `milseg list`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Masks of photos, as palette PNG, with overlays to look at and a table of what to review first.
+
+    Attributes:
+        inputs: photos, folders (with all below them) or patterns.
+        model: model folder, as `milseg train` writes it, or hf://OWNER/NAME from the Hugging Face hub.
+        out: folder for masks/, overlays/, predictions.csv and the other formats' files.
+        format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
+        tags: file with tags that are known, in any form that training reads; the classes that it says are not in a
+            photo are ruled out there. The result says so.
+        tags_are: complete (a tag that is not there is absent) or partial (it may be there).
+        ignore_unknown_tags: skip known tags that the model has no class for.
+        adjust: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
+        refine: a refiner in place of the model's own, such as crf; or none, which is quicker.
+        scales: sizes at which the network sees each photo, in place of the model's own, such as 1,1.5.
+        max_pixels: larger photos are refused before decoding.
+        device: auto, cpu, cuda or mps.
+        resume: add the photos that an earlier run into the same folder did not finish.
+        overwrite: write into a folder that already holds files; what an earlier run wrote there goes first, other
+            files stay.
+    """
+
+    inputs: tuple[str, ...] = field(metadata={"positional": True})
+    model: Path
+    out: Path = Path("runs/masks")
+    format: tuple[str, ...] = ("png",)
+    tags: Path | None = None
+    tags_are: str = "complete"
+    ignore_unknown_tags: bool = False
+    adjust: str | None = None
+    refine: str | None = None
+    scales: tuple[float, ...] | None = None
+    max_pixels: int = 100_000_000
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """Names that the other commands take: backbones, rules, sources, formats."""
