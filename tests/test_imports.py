@@ -18,7 +18,7 @@ SOURCE = Path(milseg.__file__).parent
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
     ("_version", "errors"),
-    ("devices", "files", "named", "options", "photos"),
+    ("devices", "files", "named", "options", "order", "photos"),
     ("bags",),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),
     ("checkpoint", "masks", "predict", "recipes", "training_time"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from milseg.errors import UserError
-from milseg.photos import UInt8, fit_size, normalise, open_mask, open_photo, resize_mask, resize_photo
+from milseg.photos import (
+    PackedPhoto,
+    UInt8,
+    fit_size,
+    normalise,
+    open_mask,
+    open_photo,
+    resize_mask,
+    resize_photo,
+)
 
 BACKGROUND = 0
 VOID = 255
@@ -28,13 +39,13 @@ class Bag:
 
     Attributes:
         name: unique in its set; the photo's path below the source's root, without its extension.
-        photo: a file, or the pixels themselves, uint8 [H, W, 3].
+        photo: a file, a photo inside a shard, or the pixels themselves, uint8 [H, W, 3].
         tags: one of PRESENT, ABSENT, UNKNOWN for each class of the set, background first.
         mask: a file or pixels, uint8 [H, W], where there is one. Training from tags never opens it.
     """
 
     name: str
-    photo: Path | UInt8
+    photo: Path | PackedPhoto | UInt8
     tags: tuple[int, ...]
     mask: Path | UInt8 | None = None
 
@@ -68,6 +79,18 @@ class BagSet:
     def tag_counts(self) -> dict[str, int]:
         """How many bags carry each class as present (every bag carries the background)."""
         return {c: sum(bag.tags[i] == PRESENT for bag in self.bags) for i, c in enumerate(self.classes)}
+
+    @cached_property
+    def groups(self) -> tuple[int, ...] | None:
+        """How many bags lie in each shard, one after the other; None where bags are not kept shard by shard."""
+        if not all(isinstance(bag.photo, PackedPhoto) for bag in self.bags):
+            return None
+        runs = [
+            (shard, sum(1 for _ in bags))
+            for shard, bags in groupby(self.bags, key=lambda bag: getattr(bag.photo, "group", ""))
+        ]
+        # In another order than the shards' own there is nothing to be read in sequence.
+        return tuple(length for _, length in runs) if len(dict(runs)) == len(runs) else None
 
     def take(self, indices: Iterable[int]) -> BagSet:
         """The same set with some of its bags, in the given order."""
@@ -109,7 +132,7 @@ def mask_values_for(classes: Sequence[str], stored: Mapping[int, str]) -> UInt8:
 
 def load_photo(bag: Bag) -> UInt8:
     """The bag's photo, uint8 [H, W, 3]."""
-    return open_photo(bag.photo) if isinstance(bag.photo, Path) else bag.photo
+    return open_photo(bag.photo) if isinstance(bag.photo, Path | PackedPhoto) else bag.photo
 
 
 def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None) -> UInt8:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,14 +39,37 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+class PackedPhoto(ABC):
+    """A photo inside another file, as in a tar shard. `str` of it names both, for messages; it can be pickled.
+
+    Attributes:
+        length: of the photo's own bytes.
+        suffix: as a file of its own would end, such as ".jpg".
+        group: what the photos share that lie together, in the order they lie in.
+    """
+
+    length: int
+    suffix: str
+    group: str
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """The bytes of the photo's file.
+
+        Raises:
+            UserError: they cannot be read.
+        """
+
+
 @contextmanager
-def _opened(path: Path, kind: str, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(path: Path | PackedPhoto, kind: str, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image file, check its size before decoding, and turn a decoding failure into a UserError."""
     try:
         with warnings.catch_warnings():
             # Pillow only warns between one and two times its own limit; the limit here is ours and is exact.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_formats()) as image:
+            file = path if isinstance(path, Path) else io.BytesIO(path.read())
+            with Image.open(file, formats=_formats()) as image:
                 width, height = image.size
                 if width * height > max_pixels:
                     raise UserError(
@@ -71,7 +96,7 @@ def _opened(path: Path, kind: str, max_pixels: int) -> Iterator[Image.Image]:
         raise UserError(f"{path}: damaged or cut short ({error}); replace the file or leave it out") from None
 
 
-def open_photo(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8:
+def open_photo(path: Path | PackedPhoto, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Read a photo as RGB, upright.
 
     Applies the EXIF orientation, scales 16-bit grey to 8 bits, puts transparency on white, takes the first

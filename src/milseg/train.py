@@ -24,6 +24,7 @@ from milseg.checkpoint import load_state, save_state
 from milseg.errors import UserError
 from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
+from milseg.order import epoch_order, generator, mixed
 from milseg.photos import denormalise
 from milseg.predict import upsample
 from milseg.refine import superpixels
@@ -59,44 +60,33 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return rise * config.learning_rate
 
 
-def batch_at(step: int, count: int, config: TrainConfig) -> tuple[list[int], list[bool]]:
+def batch_at(
+    step: int, count: int, config: TrainConfig, groups: tuple[int, ...] | None = None
+) -> tuple[list[int], list[bool]]:
     """Which of `count` bags step `step` sees, and which of them mirrored.
 
-    Epochs are permutations keyed by (seed, epoch), laid end to end; a batch may span two of them.
+    Epochs are permutations keyed by (seed, epoch), laid end to end; a batch may span two of them. With `groups`,
+    bags that lie in one shard are near each other (`epoch_order`).
     """
     indices, flips = [], []
     for position in range(step * config.batch_size, (step + 1) * config.batch_size):
         epoch, place = divmod(position, count)
-        indices.append(_permutation(config.seed, epoch, count)[place])
-        key = _generator(config.seed, position, stream=1)
+        indices.append(_permutation(config.seed, epoch, count, groups)[place])
+        key = generator(config.seed, position, stream=1)
         flips.append(config.flip and bool(torch.randint(0, 2, (), generator=key)))
     return indices, flips
 
 
-_PERMUTATIONS: dict[tuple[int, int, int], list[int]] = {}
+_PERMUTATIONS: dict[tuple[int, int, int, tuple[int, ...] | None], list[int]] = {}
 
 
-def _permutation(seed: int, epoch: int, count: int) -> list[int]:
-    key = (seed, epoch, count)
+def _permutation(seed: int, epoch: int, count: int, groups: tuple[int, ...] | None = None) -> list[int]:
+    key = (seed, epoch, count, groups)
     if key not in _PERMUTATIONS:
         if len(_PERMUTATIONS) >= 4:
             _PERMUTATIONS.clear()
-        _PERMUTATIONS[key] = torch.randperm(count, generator=_generator(seed, epoch, stream=0)).tolist()
+        _PERMUTATIONS[key] = epoch_order(count, seed=seed, epoch=epoch, groups=groups)
     return _PERMUTATIONS[key]
-
-
-def _mixed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers (multiply and xor-shift, as splitmix64 does)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 27
-    return state >> 1
-
-
-def _generator(seed: int, number: int, *, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_mixed(seed, stream, number))
 
 
 def batch_loss(
@@ -161,7 +151,7 @@ def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) ->
     """Batches from step `start` on, the next one read while the network works."""
 
     def read(step: int) -> BagBatch:
-        indices, flips = batch_at(step, len(bags), config)
+        indices, flips = batch_at(step, len(bags), config, bags.groups)
         return load_batch(bags, indices, longest_side=config.longest_side, with_masks=with_masks, flips=flips)
 
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -246,7 +236,7 @@ def fit(
     with bar:
         for step, batch in enumerate(_batches(bags, config, start, with_masks), start):
             tick = time.monotonic()
-            torch.manual_seed(_mixed(config.seed, 2, step))
+            torch.manual_seed(mixed(config.seed, 2, step))
             rate = learning_rate_at(step, config)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
