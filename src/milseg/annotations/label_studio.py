@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,9 +13,43 @@ from milseg.annotations.rle import label_studio_rle
 from milseg.annotations.writer import Prediction, Writer
 from milseg.files import atomic_path, write_text
 from milseg.masks import palette
+from milseg.photos import UInt8
 
 # Files below the folder that Label Studio serves (its LOCAL_FILES_DOCUMENT_ROOT).
 LOCAL_FILES = "/data/local-files/?d="
+
+
+def brush_regions(
+    mask: UInt8,
+    labels: Mapping[int, str],
+    score: Callable[[str], float],
+    *,
+    from_name: str,
+    to_name: str,
+) -> list[dict[str, Any]]:
+    """Each label's pixels as one brush region of a prediction.
+
+    Args:
+        mask: uint8 [H, W], class numbers.
+        labels: the numbers to write, with their labels; each must be in the mask.
+        score: how sure a label is.
+        from_name, to_name: names of the brush and of the image in the labeling configuration.
+    """
+    height, width = mask.shape
+    return [
+        {
+            "id": f"class-{number}",
+            "type": "brushlabels",
+            "from_name": from_name,
+            "to_name": to_name,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "score": score(name),
+            "value": {"format": "rle", "rle": label_studio_rle(mask == number), "brushlabels": [name]},
+        }
+        for number, name in labels.items()
+    ]
 
 
 class LabelStudioWriter(Writer):
@@ -60,27 +94,13 @@ class LabelStudioWriter(Writer):
         )
 
     def _write(self, prediction: Prediction) -> dict[str, Any]:
-        height, width = prediction.mask.shape
-        result = []
-        for number in self.present(prediction.mask):
-            name = self.classes[number]
-            result.append(
-                {
-                    "id": f"class-{number}",
-                    "type": "brushlabels",
-                    "from_name": self.from_name,
-                    "to_name": self.to_name,
-                    "original_width": width,
-                    "original_height": height,
-                    "image_rotation": 0,
-                    "score": prediction.score(name),
-                    "value": {
-                        "format": "rle",
-                        "rle": label_studio_rle(prediction.mask == number),
-                        "brushlabels": [name],
-                    },
-                }
-            )
+        result = brush_regions(
+            prediction.mask,
+            {number: self.classes[number] for number in self.present(prediction.mask)},
+            prediction.score,
+            from_name=self.from_name,
+            to_name=self.to_name,
+        )
         return {
             "data": {"image": self.image_prefix + quote(prediction.photo_file)},
             "predictions": [

@@ -1,0 +1,1 @@
+"""`milseg serve`: a model behind HTTP, with one page and a backend for Label Studio."""

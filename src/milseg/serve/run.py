@@ -1,0 +1,147 @@
+"""`milseg serve`: start, answer, stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from milseg.devices import keep_freed_memory
+from milseg.errors import UserError
+from milseg.hub import local_folder
+from milseg.options import ServeOptions
+from milseg.segmenter import load
+
+if TYPE_CHECKING:
+    from milseg.serve.app import Server
+
+
+def serve(options: ServeOptions) -> None:
+    """`milseg serve`; returns when the server was told to stop and everything it took is answered.
+
+    Raises:
+        UserError: packages are missing, the model or a token cannot be read, or the address cannot be listened on.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; run: pip install 'milseg[serve]'") from None
+    keep_freed_memory()
+    folder = local_folder(options.model)
+    segmenter = load(folder, device=options.device)
+    token = read_token(options.token_file) or os.environ.get("MILSEG_TOKEN", "").strip()
+    label_studio_token = read_token(options.label_studio_token_file)
+    listener = listen(options.host, options.port)
+    with contextlib.closing(listener):
+        port = listener.getsockname()[1]
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        print(f"milseg serves {folder} at http://{host}:{port}/ (Ctrl-C stops it)", flush=True)
+        if not options.loopback and not token:
+            print("Anyone who reaches this address can use it: give a token with --token-file.", flush=True)
+        from milseg.serve.app import Server, read_examples
+        from milseg.serve.engine import Engine
+
+        engine = Engine(workers=options.workers, queue=options.queue)
+        server = Server(
+            segmenter=segmenter,
+            name=f"{folder.resolve().name}@{fingerprint(folder)}",
+            options=options,
+            engine=engine,
+            examples=read_examples(options.examples or folder / "examples"),
+            token=token,
+            label_studio_token=label_studio_token,
+        )
+        asyncio.run(_answer(server, listener))
+        engine.close()
+
+
+async def _answer(server: Server, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what was taken, while /ready and new photos are answered 503."""
+    import uvicorn
+
+    from milseg.serve.app import build
+
+    class Uvicorn(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # ours, below: uvicorn's own would close the door before it says that it is closing
+
+    web = Uvicorn(
+        uvicorn.Config(
+            build(server),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=60,
+        )
+    )
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        await server.engine.drain()
+        web.should_exit = True
+
+    def told() -> None:
+        if stopping:
+            web.force_exit = web.should_exit = True  # told twice
+        else:
+            stopping.append(asyncio.ensure_future(stop()))
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told)
+    await web.serve(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        UserError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        listener.close()
+        raise UserError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from None
+    return listener
+
+
+def read_token(path: Path | None) -> str:
+    """The token in a file's first line; "" where there is no file to read.
+
+    Raises:
+        UserError: the file cannot be read, or is empty.
+    """
+    if path is None:
+        return ""
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: the token cannot be read ({error})") from None
+    if len(lines) != 1:
+        raise UserError(f"{path}: expected one token, found {len(lines)} words")
+    return lines[0]
+
+
+def fingerprint(folder: Path) -> str:
+    """Eight letters that change when the model does: Label Studio keeps predictions by the model's version."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".onnx", ".yaml", ".json")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:8]
