@@ -45,3 +45,14 @@ def keep_freed_memory() -> bool:
         mallopt(name, value) for name, value in settings
     ]  # each is tried, whatever became of the one before
     return all(taken)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The block in which the network computes; its weights, and the loss outside of it, stay float32."""
+    kind: torch.dtype = getattr(torch, precision)
+    return torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32)
+
+
+def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps gradients of float16 from vanishing; does nothing for the others."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "float16")
