@@ -35,7 +35,7 @@ LAYERS = (
         "tag_scores",
         "train",
     ),
-    ("catalog", "experiments", "prediction_run", "training_run"),
+    ("catalog", "experiments", "prediction_run", "shard_run", "training_run"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from milseg.errors import UserError
+from milseg.order import next_window
 from milseg.photos import (
     PackedPhoto,
     UInt8,
@@ -91,6 +92,19 @@ class BagSet:
         ]
         # In another order than the shards' own there is nothing to be read in sequence.
         return tuple(length for _, length in runs) if len(dict(runs)) == len(runs) else None
+
+    def fetch_ahead(self, *, seed: int, position: int) -> None:
+        """Begin to fetch the shards, where they are elsewhere, that training reads after those it is at.
+
+        Args:
+            seed, position: of the run, and how many bags into it, as `epoch_order` takes them.
+        """
+        if self.groups is not None:
+            starts = [0, *accumulate(self.groups)]
+            for group in next_window(self.groups, seed=seed, position=position):
+                photo = self.bags[starts[group]].photo
+                assert isinstance(photo, PackedPhoto)
+                photo.soon()
 
     def take(self, indices: Iterable[int]) -> BagSet:
         """The same set with some of its bags, in the given order."""

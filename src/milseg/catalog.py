@@ -59,6 +59,7 @@ SOURCES: dict[str, str] = {
     "coco": "COCO JSON",
     "voc": "a VOC tree with XML annotations",
     "label_studio": "a Label Studio JSON export",
+    "shards": "tar shards, also at an address: milseg shard, webdataset, img2dataset",
 }
 
 

@@ -29,6 +29,7 @@ from milseg.options import (
     EvaluateOptions,
     ListOptions,
     PredictOptions,
+    ShardOptions,
     TrainOptions,
     VocOptions,
     VocResultsOptions,
@@ -37,6 +38,7 @@ from milseg.options import (
 # command words -> (settings, "module:function" that takes them)
 COMMANDS: dict[str, tuple[type[Any], str]] = {
     "check": (CheckOptions, "milseg.commands:check"),
+    "shard": (ShardOptions, "milseg.commands:shard"),
     "train": (TrainOptions, "milseg.commands:train"),
     "predict": (PredictOptions, "milseg.commands:predict"),
     "evaluate": (EvaluateOptions, "milseg.commands:evaluate"),

@@ -31,16 +31,19 @@ from milseg.options import (
     DigitsOptions,
     EvaluateOptions,
     PredictOptions,
+    ShardOptions,
     TrainOptions,
     VocOptions,
     VocResultsOptions,
 )
+from milseg.options.shard import ShardReading
 from milseg.photos import UInt8
 from milseg.plan import LONGEST_SIDE
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import train_recipe
 from milseg.segmenter import Segmenter
+from milseg.shard_run import shard_run
 from milseg.sources.tag_file import read_ids
 from milseg.sources.to_score import bags_to_score
 from milseg.sources.truth import read_labels
@@ -132,6 +135,7 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
         kind=options.kind,
         year=options.year,
         sbd=options.sbd,
+        shards=ShardReading.of(options),
     )
     model.to(pick_device(options.device))
     if options.reading == "scores":
@@ -180,6 +184,16 @@ def compare(options: CompareOptions) -> None:
     compare_rules(options)
     print((options.out / "compare.md").read_text(encoding="utf-8"))
     print(f"Look at {options.out / 'compare.png'}; every run is in {options.out / 'compare.json'}.")
+
+
+def shard(options: ShardOptions) -> None:
+    """`milseg shard`."""
+    made = shard_run(options)
+    left_out = f", {len(made['left_out']):,} left out" * bool(made["left_out"])
+    print(
+        f"{made['photos']:,} photos in {len(made['shards']):,} shards, {made['bytes'] / 1e6:,.1f} MB, in {options.out}"
+        f"{left_out}. Look at {options.out / 'shards.json'}, then: milseg train {options.out}"
+    )
 
 
 def check(options: CheckOptions) -> None:

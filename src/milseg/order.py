@@ -35,6 +35,25 @@ def epoch_windows(
     return [tuple(order[i : i + window]) for i in range(0, len(order), window)]
 
 
+def next_window(groups: Sequence[int], *, seed: int, position: int, window: int = WINDOW) -> tuple[int, ...]:
+    """The groups that are read next, after those with the bag at `position` of the run; () where there is one window.
+
+    >>> epoch_windows((2, 2, 2), seed=0, epoch=0, window=1)
+    [(1,), (0,), (2,)]
+    >>> next_window((2, 2, 2), seed=0, position=3, window=1)
+    (2,)
+    """
+    if len(groups) <= window:
+        return ()
+    epoch, place = divmod(position, sum(groups))
+    windows = epoch_windows(groups, seed=seed, epoch=epoch, window=window)
+    ends = list(accumulate(sum(groups[group] for group in together) for together in windows))
+    number = next(number for number, end in enumerate(ends) if place < end)
+    if number + 1 < len(windows):
+        return windows[number + 1]
+    return epoch_windows(groups, seed=seed, epoch=epoch + 1, window=window)[0]
+
+
 def epoch_order(
     count: int, *, seed: int, epoch: int, groups: Sequence[int] | None = None, window: int = WINDOW
 ) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from milseg.bags import Bag
 from milseg.errors import UserError
-from milseg.photos import DECODING_ERRORS, FORMATS, MAX_PIXELS, open_photo
+from milseg.photos import DECODING_ERRORS, FORMATS, MAX_PIXELS, PackedPhoto, following, open_photo
 
 TINY, LONG = 64, 4.0  # pixels of the shorter side; longer side over shorter
 
@@ -44,8 +45,11 @@ def read_photos(
     """Facts of every photo, in order; decoded once each, `workers` at a time."""
     lengths = [_length(bag) for bag in bags]
     counts = Counter(lengths)
+    ahead = following([bag.photo for bag in bags])
 
     def read(i: int) -> PhotoFacts:
+        if i in ahead:
+            ahead[i].soon()
         # Only files of equal length can be the same: the others need no second reading.
         return photo_facts(bags[i], max_pixels=max_pixels, with_digest=counts[lengths[i]] > 1)
 
@@ -57,6 +61,8 @@ def read_photos(
 
 
 def _length(bag: Bag) -> int:
+    if isinstance(bag.photo, PackedPhoto):
+        return bag.photo.length
     if not isinstance(bag.photo, Path):
         return -bag.photo.size
     try:
@@ -69,13 +75,12 @@ def photo_facts(bag: Bag, *, max_pixels: int = MAX_PIXELS, with_digest: bool = F
     """Decode one photo and say what it is; a photo that cannot be read is a fact too."""
     odd: list[str] = []
     digest = ""
-    if isinstance(bag.photo, Path):
+    if isinstance(bag.photo, Path | PackedPhoto):
         try:
             photo = open_photo(bag.photo, max_pixels=max_pixels)
             odd += _file_oddities(bag.photo)
             if with_digest:
-                with open(bag.photo, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.sha256(_bytes(bag.photo)).hexdigest()
         except (UserError, OSError) as error:
             return PhotoFacts(size=None, reason=str(error).removeprefix(f"{bag.photo}: "))
     else:
@@ -92,10 +97,15 @@ def photo_facts(bag: Bag, *, max_pixels: int = MAX_PIXELS, with_digest: bool = F
     return PhotoFacts(size=(height, width), odd=tuple(odd), digest=digest)
 
 
-def _file_oddities(path: Path) -> list[str]:
+def _bytes(photo: Path | PackedPhoto) -> bytes:
+    return photo.read() if isinstance(photo, PackedPhoto) else photo.read_bytes()
+
+
+def _file_oddities(path: Path | PackedPhoto) -> list[str]:
     """What the file's header tells; nothing is decoded."""
     try:
-        with Image.open(path, formats=tuple(name for name in FORMATS if name in Image.OPEN)) as image:
+        file = io.BytesIO(path.read()) if isinstance(path, PackedPhoto) else path
+        with Image.open(file, formats=tuple(name for name in FORMATS if name in Image.OPEN)) as image:
             odd = []
             if getattr(image, "is_animated", False) and image.format != "MPO":
                 odd.append("several frames, of which the first is taken")

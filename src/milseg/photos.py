@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +61,17 @@ class PackedPhoto(ABC):
         Raises:
             UserError: they cannot be read.
         """
+
+    def soon(self) -> None:  # noqa: B027
+        """Begin to fetch it, where it is elsewhere: it will be read soon."""
+
+
+def following(photos: Sequence[object]) -> dict[int, PackedPhoto]:
+    """By the place of each shard's first photo the first photo of the next shard, for photos that are read in order."""
+    groups = [photo.group if isinstance(photo, PackedPhoto) else None for photo in photos]
+    firsts = [i for i, group in enumerate(groups) if group and (i == 0 or groups[i - 1] != group)]
+    found = {here: photos[there] for here, there in pairwise(firsts)}
+    return {here: photo for here, photo in found.items() if isinstance(photo, PackedPhoto)}
 
 
 @contextmanager
@@ -112,6 +125,22 @@ def open_photo(path: Path | PackedPhoto, *, max_pixels: int = MAX_PIXELS) -> UIn
     with _opened(path, "photo", max_pixels) as image:
         image.load()
         return as_rgb(image)
+
+
+def photo_pixels(path: Path | PackedPhoto) -> int:
+    """How many pixels a photo has, by its header; 0 where it cannot be read, which reading it will tell.
+
+    Of a photo inside another file a guess from its length, which costs no reading.
+    """
+    if isinstance(path, PackedPhoto):
+        return 12 * path.length
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=_formats()) as image:
+                return math.prod(image.size)
+    except (*DECODING_ERRORS, Image.DecompressionBombError):
+        return 0
 
 
 def as_rgb(image: Image.Image) -> UInt8:

@@ -18,7 +18,16 @@ from milseg.hub import local_folder
 from milseg.masks import overlay
 from milseg.models.fcn import FCN
 from milseg.options import InferenceConfig
-from milseg.photos import DECODING_ERRORS, MAX_PIXELS, UInt8, as_rgb, fit_size, open_photo, resize_photo
+from milseg.photos import (
+    DECODING_ERRORS,
+    MAX_PIXELS,
+    PackedPhoto,
+    UInt8,
+    as_rgb,
+    fit_size,
+    open_photo,
+    resize_photo,
+)
 from milseg.predict import masks_from_scores, upsample
 from milseg.prior import apply_prior
 from milseg.refine import find_refiner
@@ -115,7 +124,7 @@ class Segmenter:
 
     def segment(
         self,
-        photo: Path | str | UInt8 | Image.Image,
+        photo: Path | str | PackedPhoto | UInt8 | Image.Image,
         *,
         tags: Iterable[str] | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -123,7 +132,7 @@ class Segmenter:
         """Segment one photo.
 
         Args:
-            photo: a file, uint8 [H, W, 3], or a Pillow image; a file or image is turned upright.
+            photo: a file, a photo in a shard, uint8 [H, W, 3], or a Pillow image; a file or image is turned upright.
             tags: the classes known to be in the photo; the others, but for the background, are ruled out. Never
                 filled in by milseg itself.
             max_pixels: a file with more is refused before decoding.
@@ -196,9 +205,11 @@ class Segmenter:
             top = masks_from_scores(refined, size, stride=1, offset=0.0, input_size=seen)[0]
         return np.asarray(top.numpy(), dtype=np.uint8)
 
-    def _pixels(self, photo: Path | str | UInt8 | Image.Image, max_pixels: int) -> UInt8:
+    def _pixels(self, photo: Path | str | PackedPhoto | UInt8 | Image.Image, max_pixels: int) -> UInt8:
         if isinstance(photo, str | Path):
             return open_photo(Path(photo), max_pixels=max_pixels)
+        if isinstance(photo, PackedPhoto):
+            return open_photo(photo, max_pixels=max_pixels)
         if isinstance(photo, Image.Image):
             try:
                 return as_rgb(photo)

@@ -152,6 +152,7 @@ def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) ->
 
     def read(step: int) -> BagBatch:
         indices, flips = batch_at(step, len(bags), config, bags.groups)
+        bags.fetch_ahead(seed=config.seed, position=step * config.batch_size)
         return load_batch(bags, indices, longest_side=config.longest_side, with_masks=with_masks, flips=flips)
 
     with ThreadPoolExecutor(max_workers=1) as reader:

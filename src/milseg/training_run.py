@@ -30,6 +30,7 @@ from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
 from milseg.models.transfer import TransferReport, build_model
 from milseg.options import CheckOptions, TrainConfig, TrainOptions, seconds_of
+from milseg.options.shard import ShardReading
 from milseg.own_masks import write_own_masks
 from milseg.photo_facts import PhotoFacts, read_photos, typical_size
 from milseg.plan import (
@@ -77,6 +78,7 @@ def source_of(options: TrainOptions | CheckOptions) -> BagSet:
         background=False if options.no_background else None,
         ignore_unknown=options.ignore_unknown_tags,
         kind=options.kind,
+        shards=ShardReading.of(options),
     )
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from milseg.bags import VOID
 from milseg.errors import UserError
 from milseg.files import check_writable
-from milseg.photos import UInt8
+from milseg.photos import PackedPhoto, UInt8
 
 # Of one part of a name, bytes: file systems take 255, and a temporary name adds its own letters.
 LONGEST_PART = 220
@@ -31,7 +31,7 @@ class Prediction:
 
     Attributes:
         name: unique in the run; the photo's path below the input folder without its extension, with "/".
-        photo_path: the photo's file, as found.
+        photo_path: the photo's file, as found, or its place in a shard.
         photo_file: the photo's path below the input folder with its extension, with "/".
         size: (height, width) of the upright photo.
         mask: uint8 [height, width], class numbers and 255 for void.
@@ -44,7 +44,7 @@ class Prediction:
     """
 
     name: str
-    photo_path: Path
+    photo_path: Path | PackedPhoto
     photo_file: str
     size: tuple[int, int]
     mask: UInt8

@@ -12,6 +12,7 @@ from milseg.options.configs import (
 from milseg.options.evaluate import EvaluateOptions
 from milseg.options.predict import ListOptions, PredictOptions
 from milseg.options.reproduce import DigitsOptions, VocOptions, VocResultsOptions
+from milseg.options.shard import ShardOptions
 from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "InferenceConfig",
     "ListOptions",
     "PredictOptions",
+    "ShardOptions",
     "TrainConfig",
     "TrainOptions",
     "VocOptions",

@@ -13,8 +13,8 @@ class EvaluateOptions:
     Give either `--pred` with `--truth`, or `--model` with a source of photos.
 
     Attributes:
-        source: photos the model is scored on: a VOC folder, a folder for each tag, a table, COCO JSON, or a Label
-            Studio export.
+        source: photos the model is scored on: a VOC folder, a folder for each tag, a table, COCO JSON, a Label
+            Studio export, or shards.
         pred: folder of predicted masks (palette PNG).
         truth: folder of true masks (PNG), named as the predictions or the photos are; with --model, none takes a VOC
             folder's own masks.
@@ -26,6 +26,8 @@ class EvaluateOptions:
         tags: with --model, the source's file with tags, where it is not the source itself.
         split: with --model, only the photos of this split; none: val of PASCAL VOC, else every photo.
         kind: what the source is, where it could be several things.
+        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
+        cache_size: how much of fetched shards is kept, such as 20GB.
         year: VOC year, where the source holds several.
         sbd: SBD's folder; none looks below the source.
         reading: scores (interpolated, then the top class) or labels (the coarse top class, interpolated).
@@ -44,6 +46,8 @@ class EvaluateOptions:
     tags: Path | None = None
     split: str | None = None
     kind: str | None = None
+    cache: Path | None = None
+    cache_size: str = "20GB"
     year: int | None = None
     sbd: Path | None = None
     reading: str = "scores"

@@ -11,7 +11,7 @@ class PredictOptions:
     """Masks of photos, as palette PNG, with overlays to look at and a table of what to review first.
 
     Attributes:
-        inputs: photos, folders (with all below them) or patterns.
+        inputs: photos, folders (with all below them), patterns, or shards (also at an address).
         model: model folder, as `milseg train` writes it, or hf://OWNER/NAME from the Hugging Face hub.
         out: folder for masks/, overlays/, predictions.csv and the other formats' files.
         format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
@@ -23,6 +23,8 @@ class PredictOptions:
         refine: a refiner in place of the model's own, such as crf; or none, which is quicker.
         scales: sizes at which the network sees each photo, in place of the model's own, such as 1,1.5.
         max_pixels: larger photos are refused before decoding.
+        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
+        cache_size: how much of fetched shards is kept, such as 20GB.
         device: auto, cpu, cuda or mps.
         resume: add the photos that an earlier run into the same folder did not finish.
         overwrite: write into a folder that already holds files; what an earlier run wrote there goes first, other
@@ -40,6 +42,8 @@ class PredictOptions:
     refine: str | None = None
     scales: tuple[float, ...] | None = None
     max_pixels: int = 100_000_000
+    cache: Path | None = None
+    cache_size: str = "20GB"
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False

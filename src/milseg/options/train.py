@@ -14,7 +14,8 @@ class CheckOptions:
     """Look at photos and tags before training: counts, unreadable photos, tags that cannot be told apart, time.
 
     Attributes:
-        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, or a Label Studio export.
+        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, a Label Studio export, or
+            shards (a folder, a pattern or an address of .tar files).
         tags: file with the tags, where it is not the source itself.
         split: only the photos of this split.
         classes: tags to learn, with commas; none takes all.
@@ -22,6 +23,9 @@ class CheckOptions:
         no_background: the tags name everything in the photo; there is no background class.
         ignore_unknown_tags: leave out tags that are not among --classes.
         kind: what the source is, where it could be several things.
+        tags_key: key of the tags in the JSON files of shards.
+        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
+        cache_size: how much of fetched shards is kept, such as 20GB.
         mapping: YAML file from class names to ILSVRC categories.
         backbone: network whose training time is estimated.
         max_steps: steps that are estimated; none: those of the recipe best.
@@ -38,6 +42,9 @@ class CheckOptions:
     no_background: bool = False
     ignore_unknown_tags: bool = False
     kind: str | None = None
+    tags_key: str = "tags"
+    cache: Path | None = None
+    cache_size: str = "20GB"
     mapping: Path | None = None
     backbone: str = "mobilenet_v2"
     max_steps: int | None = None
@@ -51,7 +58,8 @@ class TrainOptions:
     """Train on photos with tags; no mask is read. The result is a model folder for `milseg predict`.
 
     Attributes:
-        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, or a Label Studio export.
+        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, a Label Studio export, or
+            shards (a folder, a pattern or an address of .tar files).
         tags: file with the tags, where it is not the source itself.
         out: the model folder.
         split: only the photos of this split.
@@ -60,6 +68,9 @@ class TrainOptions:
         no_background: the tags name everything in the photo; there is no background class.
         ignore_unknown_tags: leave out tags that are not among --classes.
         kind: what the source is, where it could be several things.
+        tags_key: key of the tags in the JSON files of shards.
+        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
+        cache_size: how much of fetched shards is kept, such as 20GB.
         mapping: YAML file from class names to ILSVRC categories, for names that ILSVRC does not know.
         backbone: network to cast; auto takes resnet50 on a GPU and mobilenet_v2 elsewhere.
         weights: imagenet (torchvision's download), a .safetensors or .pth file in torchvision's layout, or none.
@@ -101,6 +112,9 @@ class TrainOptions:
     no_background: bool = False
     ignore_unknown_tags: bool = False
     kind: str | None = None
+    tags_key: str = "tags"
+    cache: Path | None = None
+    cache_size: str = "20GB"
     mapping: Path | None = None
     backbone: str = "auto"
     weights: str = "imagenet"

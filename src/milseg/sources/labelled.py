@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from milseg.photos import PackedPhoto
 from milseg.sources.photo_files import PhotoFiles
 
 SPLIT_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -46,6 +47,7 @@ class Labels:
         masks: mask file by `image`, where there are any, and
         stored: what their values mean.
         notes: what is odd, one sentence each.
+        packed: photos that lie in shards, by their names among `photos`; empty where photos are files.
     """
 
     file: Path
@@ -57,6 +59,7 @@ class Labels:
     masks: Mapping[str, Path] = field(default_factory=dict)
     stored: Mapping[int, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    packed: Mapping[str, PackedPhoto] = field(default_factory=dict)
 
 
 def split_name(split: str) -> str:

@@ -83,7 +83,7 @@ def make_bag_set(
     bags = tuple(
         Bag(
             name=without_suffix(photo),
-            photo=labels.photos.path(photo),
+            photo=labels.packed.get(photo) or labels.photos.path(photo),
             tags=_tags(row, every, tags_are),
             mask=labels.masks.get(row.image),
         )

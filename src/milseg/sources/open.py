@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milseg.bags import BagSet
 from milseg.errors import UserError, unknown_name
+from milseg.options.shard import PLAIN_READING, ShardReading
 from milseg.sources.coco import read_coco
 from milseg.sources.folder import read_folder
 from milseg.sources.label_studio import read_label_studio
 from milseg.sources.labelled import SPLIT_NAMES, Labels, split_name
 from milseg.sources.make_bags import make_bag_set
 from milseg.sources.photo_files import PLAIN_FOLDERS, PhotoFiles
+from milseg.sources.shards import holds_tars, in_shard_order, names_shards, own_classes, read_shards
 from milseg.sources.table import TABLE_SUFFIXES, looks_like_tags, read_tags_table
 from milseg.sources.tag_file import PHOTO_SUFFIXES, read_text
 from milseg.sources.voc_tree import looks_like_voc, read_voc_tree
@@ -65,6 +67,11 @@ SOURCES: dict[str, Source] = {
         needs_file=True,
         about="a Label Studio export (JSON); labels are tags",
     ),
+    "shards": Source(
+        read=lambda root, file, split: read_shards(root),
+        needs_file=False,
+        about="tar shards, as milseg shard, webdataset and img2dataset write them; here or at an address",
+    ),
 }
 
 
@@ -97,6 +104,7 @@ def open_source(
     kind: str | None = None,
     untagged: str = "background",
     keep_all: bool = False,
+    shards: ShardReading = PLAIN_READING,
 ) -> BagSet:
     """Read photos and their tags, whatever their form (see `SOURCES`); no photo is opened.
 
@@ -119,6 +127,7 @@ def open_source(
             out".
         keep_all: keep the photos whose tags are all ignored, and without a background class those without any: for
             scoring, where masks say what is in a photo.
+        shards: how shards are read.
 
     Returns:
         A BagSet; its notes count what was left out or is odd. Bags are called by their photo's path below the
@@ -129,9 +138,15 @@ def open_source(
             that leads out of the photos' folder, two photos of one name, an unknown tag, no photo left.
     """
     place = find_source(source, tags=tags, split=split, kind=kind)
-    labels = SOURCES[place.kind].read(place.root, place.file, place.split)
+    if place.kind == "shards":
+        labels = _of_shards(place, shards)
+        if classes is None and place.file is None:
+            classes, own = own_classes(labels, place.root)
+            background = own if background is None else background
+    else:
+        labels = SOURCES[place.kind].read(place.root, place.file, place.split)
     name = source.absolute().name
-    return make_bag_set(
+    bags = make_bag_set(
         labels,
         name=name if split is None else f"{name} {split}",
         split=place.split,
@@ -142,6 +157,14 @@ def open_source(
         untagged=untagged,
         keep_all=keep_all,
     )
+    # What was odd when shards were made, and still is, is said once.
+    return replace(bags, notes=tuple(dict.fromkeys(bags.notes)))
+
+
+def _of_shards(place: Place, reading: ShardReading) -> Labels:
+    """Photos in shards with their own tags, or with those of a file."""
+    labels = read_shards(place.root, reading, need_tags=place.file is None)
+    return labels if place.file is None else in_shard_order(labels, read_tags(place.file, labels.photos))
 
 
 def read_tags(file: Path, photos: PhotoFiles) -> Labels:
@@ -159,6 +182,13 @@ def find_source(
     """What kind of source is given, and where its parts are; see `open_source` for arguments and errors."""
     if kind is not None and kind not in SOURCES:
         raise unknown_name("kind of source", kind, SOURCES)
+    part = source / (split or "")
+    if kind == "shards" or (
+        kind is None and (names_shards(source) or (split is not None and names_shards(part)))
+    ):
+        if split is not None and part.is_dir():
+            return Place(kind="shards", root=part, file=tags)
+        return Place(kind="shards", root=source, file=tags, split=split)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; expected photos with tags, or a file of tags")
     if kind is not None and not SOURCES[kind].needs_file:
@@ -199,6 +229,8 @@ def _look_into(folder: Path, split: str | None, kind: str | None) -> Place:
     tops = {name.partition("/")[0] for name in photos.names if "/" in name}
     if kind is None and tops - set(PLAIN_FOLDERS):
         return Place(kind="folder", root=folder, split=split)
+    if kind is None and not photos.names and holds_tars(folder):
+        return Place(kind="shards", root=folder, split=split)
     raise UserError(
         f"{folder}: {len(photos.names):,} photos and no {f'file of the kind {kind!r}' if kind else 'tags'}; "
         "expected a folder for each tag, a tag file beside the photos (columns image, tags), COCO JSON, a "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from milseg.bags import VOID, BagSet
 from milseg.errors import UserError
+from milseg.options.shard import PLAIN_READING, ShardReading
 from milseg.sources.open import open_source
 from milseg.sources.truth import TruthClasses, attach_masks
 from milseg.sources.voc import VOC_CLASSES, read_voc, year_folders
@@ -24,6 +25,7 @@ def bags_to_score(
     kind: str | None = None,
     year: int | None = None,
     sbd: Path | None = None,
+    shards: ShardReading = PLAIN_READING,
 ) -> BagSet:
     """The photos of a source that have a true mask. Tags only say which photos there are; no photo is opened.
 
@@ -36,6 +38,7 @@ def bags_to_score(
         split: None: "val" of PASCAL VOC, else every photo.
         tags, kind: as in `open_source`.
         year, sbd: as in `read_voc`; for PASCAL VOC alone.
+        shards: how shards are read.
 
     Returns:
         A set with exactly these classes, each of its bags with a mask.
@@ -61,6 +64,7 @@ def bags_to_score(
             ignore_unknown=True,
             kind=kind,
             keep_all=True,
+            shards=shards,
         )
         if truth is None:
             bags = _with_own_masks(bags, source)
