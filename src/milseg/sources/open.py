@@ -196,6 +196,8 @@ def find_source(
             raise UserError(f"{tags or source}: the kind {kind!r} is a folder and takes no file of tags")
         return Place(kind=kind, root=source, split=split)
     if tags is not None:
+        if kind is None and source.is_dir() and holds_tars(source) and not PhotoFiles(source).names:
+            return Place(kind="shards", root=source, file=tags, split=split)
         if not source.is_dir():
             raise UserError(f"{source}: a file; with a tag file beside it, expected the folder of the photos")
         return _with_file(kind or file_kind(tags), source, tags, split)

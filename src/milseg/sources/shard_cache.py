@@ -57,7 +57,7 @@ class Shard:
     @property
     def path(self) -> Path:
         """Its file on this machine, there or not yet."""
-        return Path(self.place) if address_of(self.place) is None else kept_file(self.place, self.cache)
+        return Path(self.place) if address_of(self.place) is None else kept_file(self.place, self.cache, self.sha256)
 
     def local(self) -> Path:
         """Its file on this machine, fetched first where it is elsewhere.
@@ -105,10 +105,10 @@ class Shard:
             _in_background(self)
 
 
-def kept_file(address: str, folder: Path) -> Path:
-    """Where the file of an address is kept; its name is still to be recognised."""
+def kept_file(address: str, folder: Path, version: str = "") -> Path:
+    """Where the file of an address is kept; its name is still to be recognised. Made anew, it is another file."""
     last = re.sub(r"[^\w.-]", "_", address.rstrip("/").rpartition("/")[2])[-100:]
-    return folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{last}"
+    return folder / f"{hashlib.sha256((address + version).encode()).hexdigest()[:16]}-{last}"
 
 
 _USED: dict[Path, float] = {}

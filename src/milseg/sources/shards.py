@@ -342,7 +342,7 @@ def _written_index(shard: Shard, reading: ShardReading) -> ShardIndex | None:
                 "since: copy or make it again"
             )
     else:
-        path = kept_file(place + shard.sha256, shard.cache)
+        path = kept_file(place, shard.cache, shard.sha256)
         fetch(place, path)
     index, record = read_index(path)
     if record.get("sha256") != shard.sha256 or index.length != shard.length:
