@@ -20,6 +20,7 @@ from milseg.experiments.compare import compare as compare_rules
 from milseg.experiments.digits import reproduce_digits
 from milseg.experiments.table1 import TITLES, Row, gain
 from milseg.experiments.voc import reproduce_voc
+from milseg.export import export_run
 from milseg.files import check_writable, refuse_existing, write_json
 from milseg.hub import local_folder
 from milseg.masks import voc_results as write_voc_results
@@ -30,6 +31,7 @@ from milseg.options import (
     CompareOptions,
     DigitsOptions,
     EvaluateOptions,
+    ExportOptions,
     PredictOptions,
     ShardOptions,
     TrainOptions,
@@ -153,6 +155,14 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
         "reading": options.reading,
     }
     return scores, about
+
+
+def export(options: ExportOptions) -> None:
+    """`milseg export`."""
+    export_run(options)
+    print(f"The model is in {options.out}; docs/export.md says how other programs run it.")
+    if options.format == "onnx":
+        print(f"  milseg predict PHOTOS --model {options.out} --out MASKS")
 
 
 def voc_results(options: VocResultsOptions) -> None:

@@ -10,18 +10,21 @@ from milseg.options.configs import (
     seconds_of,
 )
 from milseg.options.evaluate import EvaluateOptions
+from milseg.options.export import EXPORT_SUFFIXES, ExportOptions
 from milseg.options.predict import ListOptions, PredictOptions
 from milseg.options.reproduce import DigitsOptions, VocOptions, VocResultsOptions
 from milseg.options.shard import ShardOptions
 from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
 __all__ = [
+    "EXPORT_SUFFIXES",
     "READINGS",
     "SCHEDULES",
     "CheckOptions",
     "CompareOptions",
     "DigitsOptions",
     "EvaluateOptions",
+    "ExportOptions",
     "InferenceConfig",
     "ListOptions",
     "PredictOptions",
