@@ -17,11 +17,11 @@ SOURCE = Path(milseg.__file__).parent
 # From the bottom up. A file may import what stands on a line below its own, and files of its own folder;
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
-    ("_version", "errors"),
+    ("_version", "errors", "stops"),
     ("devices", "files", "named", "options", "order", "photos"),
-    ("bags",),
+    ("bags", "distributed"),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),
-    ("checkpoint", "masks", "predict", "recipes", "training_time"),
+    ("checkpoint", "masks", "micro_batches", "predict", "recipes", "training_time"),
     ("exported", "hub", "photo_graph", "plan", "views"),
     ("segmenter",),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 import milseg.bags
+import milseg.train
+from milseg import stops
 from milseg.bags import Bag, BagSet, collate, load_batch
 from milseg.checkpoint import load_state
 from milseg.errors import UserError
@@ -609,3 +613,197 @@ def test_a_photo_cut_short_is_named(tmp_path: Path) -> None:
     bags = replace(bags, bags=(*bags.bags, replace(bags.bags[0], name="cut", photo=tmp_path / "cut.jpg")))
     with pytest.raises(UserError, match=r"cut\.jpg"):
         fit(tiny(), bags, QUICK, progress=False)
+
+
+# in pieces, with other sums, and stopped
+
+
+def test_pieces_of_a_batch_give_what_the_batch_gives(tmp_path: Path) -> None:
+    """5 bags of several sizes in 1, 2 or 3 pieces; with dropout, which is drawn for the whole batch."""
+    bags = toy(5, 64)
+    bags = replace(
+        bags,
+        bags=tuple(
+            replace(b, photo=np.asarray(b.photo)[: 40 + 5 * i], mask=None) for i, b in enumerate(bags.bags)
+        ),
+    )
+    config = TrainConfig(max_steps=2, batch_size=5, learning_rate=1e-3, flip=True)
+    models, losses = [], []
+    for pieces in (1, 2, 3):
+        models.append(build_fcn("squeezenet1_0", 3, seed=0))
+        history = fit(models[-1], bags, replace(config, accumulate=pieces), progress=False)
+        losses.append([r["loss"] for r in history])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+    for model in models[1:]:
+        for name, tensor in weights(model).items():
+            torch.testing.assert_close(tensor, models[0].state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)
+    without = fit(build_fcn("squeezenet1_0", 3, seed=0), bags, replace(config, dropout=False), progress=False)
+    assert without[0]["loss"] != pytest.approx(losses[0][0], rel=1e-5)
+
+
+def test_the_network_sees_a_piece_at_a_time() -> None:
+    model, seen = tiny(), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    fit(model, toy(), replace(QUICK, max_steps=1, batch_size=5, accumulate=2), progress=False)
+    assert seen == [2, 3]
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    config = replace(QUICK, rule="max+consistency", accumulate=2)
+    with pytest.raises(UserError, match="--accumulate 2 with a rule that looks across the photos"):
+        fit(tiny(), toy(), config, progress=False)
+    live = build_fcn("tiny", 3, frozen_batch_norm=False)
+    with pytest.raises(UserError, match="batch norm takes the statistics"):
+        fit(live, toy(), replace(QUICK, accumulate=2), progress=False)
+    assert len(fit(live, toy(), QUICK, progress=False)) == QUICK.max_steps
+
+
+def test_too_little_memory_halves_the_pieces_and_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A device with room for two photos; the result is the whole batch's."""
+
+    class Small(FCN):
+        room, seen = 2, []
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.seen.append(len(images))
+            if len(images) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    whole, small = tiny(), tiny()
+    small.__class__ = Small
+    config = replace(QUICK, max_steps=2, batch_size=5)
+    history = fit(whole, toy(), config, progress=False)
+    again = fit(small, toy(), config, progress=False)
+    assert Small.seen == [5, 2, 3, 1, 1, 1, 2, 1, 1, 1, 2]
+    assert [r["loss"] for r in again] == pytest.approx([r["loss"] for r in history], rel=1e-5)
+    for name, tensor in weights(small).items():
+        torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=1e-4, atol=1e-6, msg=name)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[2].split(",")[0] for line in told] == [
+        " going on with 3 photos at a time (--accumulate 2)",
+        " going on with 2 photos at a time (--accumulate 4)",
+    ]
+    Small.room = 0
+    with pytest.raises(UserError, match="memory is not enough for a photo; give a smaller --longest-side"):
+        fit(small, toy(), config, progress=False)
+    with pytest.raises(UserError, match="for a batch of 5 photos, which this rule sees together"):
+        fit(small, toy(), replace(config, rule="max+consistency"), progress=False)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_other_precisions_compute_the_network_and_no_loss(precision: str) -> None:
+    kinds = {"network": set(), "rule": set()}
+
+    def rule(scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor, **_: Any) -> torch.Tensor:
+        kinds["rule"].add(scores.dtype)
+        return mil_loss(scores, tags, valid)
+
+    model, exact = tiny(), tiny()
+    model.score_layer.register_forward_hook(lambda *given: kinds["network"].add(given[2].dtype))
+    config = replace(QUICK, max_steps=3, precision=precision)
+    history = fit(model, toy(), config, rule=RuleEntry(rule=rule), progress=False)
+    expected = fit(exact, toy(), replace(config, precision="float32"), progress=False)
+    assert kinds == {"network": {getattr(torch, precision)}, "rule": {torch.float32}}
+    found, wanted = ([r["loss"] for r in records] for records in (history, expected))
+    assert found != wanted
+    assert found == pytest.approx(wanted, rel=0.02)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_float16_goes_on_with_the_scale_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scale that grows every second step."""
+
+    def scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2, enabled=precision == "float16")
+
+    monkeypatch.setattr(milseg.train, "loss_scaler", scaler)
+    config = replace(QUICK, precision="float16", checkpoint_every=1, max_gradient=1.0)
+    whole, halves = tiny(), tiny()
+    fit(whole, toy(), config, out=tmp_path / "whole", progress=False)
+    with pytest.raises(Stop):
+        fit(halves, toy(), config, out=tmp_path / "halves", progress=False, on_step=stop_after(2))
+    fit(halves, toy(), config, out=tmp_path / "halves", progress=False, resume=True)
+    assert_same(weights(halves), weights(whole))
+    scales = []
+    for run in ("whole", "halves"):
+        with safe_open(tmp_path / run / "checkpoint.safetensors", framework="pt") as file:
+            scales.append(json.loads(file.metadata()["scaler"])["scale"])
+    assert scales == [64.0, 64.0]
+
+
+def test_compile_trains_what_torch_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+
+    def fake(model: FCN, *, dynamic: bool) -> Any:
+        assert dynamic
+
+        def network(images: torch.Tensor) -> torch.Tensor:
+            compiled.append(len(images))
+            return model(images)
+
+        return network
+
+    monkeypatch.setattr(torch, "compile", fake)
+    plain, model = tiny(), tiny()
+    fit(plain, toy(), QUICK, progress=False)
+    assert not compiled
+    fit(model, toy(), replace(QUICK, compile=True), progress=False)
+    assert compiled == [2] * 6
+    assert_same(weights(model), weights(plain))
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same() -> None:
+    plain, model = pointwise(), pointwise()
+    expected = fit(plain, toy(), QUICK, progress=False)
+    found = fit(model, toy(), replace(QUICK, compile=True), progress=False)
+    assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-4)
+    assert weights(model).keys() == weights(plain).keys()
+
+
+def test_what_changes_rounding_alone_may_change_on_the_way(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        fit(tiny(), toy(), QUICK, out=tmp_path, progress=False, on_step=stop_after(3))
+    again = replace(QUICK, accumulate=2)
+    history = fit(tiny(), toy(), again, out=tmp_path, progress=False, resume=True)
+    assert [r["step"] for r in history] == list(range(6))
+    with pytest.raises(UserError, match="precision was 'float32', is 'bfloat16'"):
+        fit(tiny(), toy(), replace(QUICK, precision="bfloat16"), out=tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("number", stops.SIGNALS)
+def test_a_signal_stops_after_its_step_with_a_checkpoint(tmp_path: Path, number: int) -> None:
+    whole, halves = tiny(), tiny()
+    fit(whole, toy(), QUICK, out=tmp_path / "whole", progress=False)
+
+    def ask(step: int, loss: float) -> None:
+        if step == 2:
+            signal.raise_signal(number)
+            signal.raise_signal(number)  # a second one changes nothing
+
+    before = [signal.getsignal(n) for n in stops.SIGNALS]
+    told = r"stopped by a signal after 3 of 6 steps; they are in .*--resume goes on"
+    with pytest.raises(stops.Stopped, match=told), stops.heeding():
+        fit(halves, toy(), QUICK, out=tmp_path / "halves", progress=False, on_step=ask)
+    assert [signal.getsignal(n) for n in stops.SIGNALS] == before
+    steps: list[int] = []
+    fit(
+        halves,
+        toy(),
+        QUICK,
+        out=tmp_path / "halves",
+        progress=False,
+        resume=True,
+        on_step=lambda step, _: steps.append(step),
+    )
+    assert steps == [3, 4, 5]
+    assert_same(weights(halves), weights(whole))
+
+
+def test_a_signal_outside_of_training_stops_at_once() -> None:
+    with pytest.raises(stops.Stopped, match="stopped by SIGTERM between steps"), stops.heeding():
+        signal.raise_signal(signal.SIGTERM)
+    with stops.heeding():
+        assert not stops.asked()

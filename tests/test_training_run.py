@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from milseg.errors import UserError
 from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.segmenter import load
 from milseg.split import hold_out
+from milseg.stops import Stopped
 from milseg.tag_scores import TagScores
 from milseg.training_run import train_run
 
@@ -683,3 +685,63 @@ def test_without_a_background_the_papers_rule_is_the_default(source: Path) -> No
 def test_recipes_and_rounds_that_cannot_be(source: Path, change: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         run(source, **change)
+
+
+# other sums, and signals
+
+
+def test_precision_and_pieces_reach_the_loop_and_the_record(source: Path) -> None:
+    exact = run(source, "exact", max_steps=1)
+    half = run(source, "half", max_steps=1, precision="bfloat16", accumulate=2)
+    losses = [json.loads((out / "metrics.jsonl").read_text())["loss"] for out in (exact, half)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    stage = yaml.safe_load((half / "train.yaml").read_text())["plan"]["recipe"]["stages"][0]
+    assert (stage["precision"], stage["accumulate"], stage["compile"]) == ("bfloat16", 2, False)
+    # What changes rounding alone may be another one.
+    run(source, "half", max_steps=1, precision="bfloat16", resume=True)
+    with pytest.raises(UserError, match="precision was 'bfloat16', is 'float32'"):
+        run(source, "half", max_steps=1, resume=True)
+    with pytest.raises(UserError, match="did you mean 'bfloat16'"):
+        run(source, "other", precision="bfloat")
+
+
+def test_a_run_from_before_there_was_a_precision_goes_on(source: Path) -> None:
+    out = run(source)
+    record = yaml.safe_load((out / "train.yaml").read_text())
+    for name in ("precision", "accumulate", "compile"):
+        del record["plan"]["recipe"]["stages"][0][name]
+    (out / "train.yaml").write_text(yaml.safe_dump(record))
+    assert run(source, resume=True) == out
+    with pytest.raises(UserError, match="precision was 'float32', is 'float16'"):
+        run(source, resume=True, precision="float16")
+
+
+def test_a_signal_in_a_run_stops_it_and_resume_goes_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(source, "whole", flip=True)
+    look = training_run._Looker.look
+
+    def ask(self: Any, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        look(self, stage, before, config, step, loss)
+
+    monkeypatch.setattr(training_run._Looker, "look", ask)
+    with pytest.raises(Stopped, match="after 2 of 4 steps"):
+        run(source, "halves", flip=True)
+    assert [row["step"] for row in rows_of(source.parent / "halves")] == [1, 2]
+    monkeypatch.setattr(training_run._Looker, "look", look)
+    halves = run(source, "halves", flip=True, resume=True)
+    assert same_weights(whole / "checkpoint.safetensors", halves / "checkpoint.safetensors")
+    assert rows_of(whole) == rows_of(halves)
+
+
+def test_a_stop_has_a_status_of_its_own(
+    source: Path, command: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: Any, **__: Any) -> None:
+        raise Stopped("stopped by a signal after 1 of 4 steps")
+
+    monkeypatch.setattr(training_run, "fit", fit)
+    assert command(words(source)) == 75
+    assert capsys.readouterr().err.endswith("\nmilseg: stopped by a signal after 1 of 4 steps\n")

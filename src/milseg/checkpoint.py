@@ -23,7 +23,7 @@ from milseg.errors import UserError
 from milseg.files import atomic_path, check_writable, remove_leftovers, write_json, write_text
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.options import InferenceConfig
+from milseg.options import ROUNDING_ONLY, InferenceConfig
 from milseg.prior import Prior
 
 FILES = ("config.yaml", "labels.json", "model.safetensors")
@@ -137,6 +137,7 @@ def save_state(
     *,
     config: Mapping[str, Any],
     rule: nn.Module | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write everything a run needs to go on at `step`, as one file that is replaced whole.
 
@@ -144,6 +145,7 @@ def save_state(
 
     Args:
         rule: a learned rule, whose parameters are the run's too.
+        scaler: of float16's gradients, whose scale is found on the way.
 
     Raises:
         UserError: the weights are not finite, or the disk is full; the earlier file stays as it was.
@@ -155,10 +157,11 @@ def save_state(
     for parameter, state in optimiser.state.items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{names[id(parameter)]}"] = state["momentum_buffer"]
+    metadata = {"step": str(step), "config": json.dumps(dict(config), sort_keys=True)}
+    if scaler is not None and scaler.is_enabled():
+        metadata["scaler"] = json.dumps(scaler.state_dict())
     remove_leftovers(path)
-    _save(
-        path, _finite(tensors, path), {"step": str(step), "config": json.dumps(dict(config), sort_keys=True)}
-    )
+    _save(path, _finite(tensors, path), metadata)
 
 
 def _trained(model: FCN, rule: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
@@ -174,8 +177,11 @@ def load_state(
     *,
     config: Mapping[str, Any],
     rule: nn.Module | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> int:
-    """Read a training state into `model` and `optimiser`; returns the step to go on at.
+    """Read a training state into `model`, `optimiser` and `scaler`; returns the step to go on at.
+
+    Settings that change the result by rounding alone (`ROUNDING_ONLY`) may be others than they were.
 
     Raises:
         UserError: the file is damaged, or comes from a run with other settings.
@@ -184,9 +190,13 @@ def load_state(
     now = json.loads(json.dumps(dict(config)))
     try:
         saved, step = dict(json.loads(metadata["config"])), int(metadata["step"])
+        scale = json.loads(metadata.get("scaler", "null"))
     except _DAMAGED:
         raise UserError(f"{path}: not a training state; start anew, or resume from one") from None
-    changed = sorted(key for key in {*saved, *now} if saved.get(key) != now.get(key))
+    if "precision" in now:
+        saved.setdefault("precision", "float32")  # what there was before there was a choice
+    names = {*saved, *now} - {*ROUNDING_ONLY}
+    changed = sorted(key for key in names if saved.get(key) != now.get(key))
     if changed:
         told = ", ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in changed)
         raise UserError(
@@ -198,6 +208,8 @@ def load_state(
     if rule is not None:
         learned = {name.removeprefix("rule."): t for name, t in tensors.items() if name.startswith("rule.")}
         _load_into(rule, learned, path)
+    if scaler is not None and scaler.is_enabled() and scale is not None:
+        scaler.load_state_dict(scale)
     for name, parameter in _trained(model, rule):
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None and buffer.shape != parameter.shape:

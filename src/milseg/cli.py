@@ -35,6 +35,7 @@ from milseg.options import (
     VocOptions,
     VocResultsOptions,
 )
+from milseg.stops import STOPPED_STATUS, Stopped
 
 # command words -> (settings, "module:function" that takes them)
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -241,7 +242,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command; returns the exit status: 0, 2 for a user's mistake, 75 when stopped with all kept, 130 when
+    interrupted.
+    """
     signal.signal(signal.SIGTERM, _stop)
     # Rules given as module:function may lie in the folder one is in.
     sys.path.insert(0, os.getcwd())
@@ -254,6 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"milseg: {error}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        print(f"\nmilseg: {stop}", file=sys.stderr)
+        return STOPPED_STATUS
     except KeyboardInterrupt:
         print(
             "\nmilseg: stopped; --resume goes on from the last checkpoint where the command has it",

@@ -14,6 +14,7 @@ from milseg.bags import BagSet, load_photo
 from milseg.check import check_source
 from milseg.checkpoint import load_model
 from milseg.devices import keep_freed_memory, pick_device
+from milseg.distributed import is_first
 from milseg.errors import UserError, unknown_name
 from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.compare import compare as compare_rules
@@ -232,6 +233,8 @@ def train(options: TrainOptions) -> None:
     """`milseg train`."""
     keep_freed_memory()
     out = train_run(options)
+    if not is_first():
+        return
     print(f"\nThe model is in {out}. Look at {out / 'samples'} and {out / 'curves.png'}, then:")
     print(f"  milseg predict PHOTOS --model {out} --out MASKS")
 

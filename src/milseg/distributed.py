@@ -8,15 +8,19 @@ docs/clusters.md says what is equal to one process and what is not.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from milseg.devices import pick_device
 from milseg.errors import UserError
@@ -25,6 +29,7 @@ from milseg.stops import SIGNALS, STOPPED_STATUS, Stopped
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # To find each other; and for the others to wait while the first scores, calibrates or draws.
 MEETING, WAITING = timedelta(minutes=10), timedelta(hours=2)
+SEEN_WITHIN = 90  # seconds in which a network's folder shows the files of other machines
 BUCKET = 6_000_000  # numbers that are sent at once, 24 MB
 
 T = TypeVar("T")
@@ -115,7 +120,7 @@ def _meet(device: torch.device) -> None:
     # What the processes tell each other lies on the CPU and goes by gloo; only gradients on a GPU take NCCL.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=MEETING))
+        store, number, count = next(rendezvous("env://", timeout=MEETING))
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=WAITING)
         dist.barrier() if device.type == "cpu" else dist.all_reduce(torch.zeros(1))
     except (RuntimeError, ValueError) as error:
@@ -132,9 +137,10 @@ def _heard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        first = str(error).partition("\n")[0]
+        # Of gloo's "[file:line] Connection closed by peer [address]. Check the logs ..." the sentence in the middle.
+        why = re.sub(r"^\[[^]]*\] ", "", str(error)).partition(". ")[0].partition("\n")[0]
         raise Lost(
-            f"another process of the run has ended ({first}); --resume goes on from the last checkpoint"
+            f"another process of the run has ended ({why}); --resume goes on from the last checkpoint"
         ) from None
 
 
@@ -172,16 +178,14 @@ def highest(numbers: Sequence[int]) -> list[int]:
 
 def slowest(seconds: float) -> float:
     """The highest of all processes."""
-    return _exchanged(
-        torch.tensor([seconds], dtype=torch.float64), dist.ReduceOp.MAX if size() > 1 else None
-    )[0]
+    by = dist.ReduceOp.MAX if size() > 1 else None
+    return float(_exchanged(torch.tensor([seconds], dtype=torch.float64), by)[0])
 
 
 def total(number: float) -> float:
     """The sum over all processes."""
-    return _exchanged(torch.tensor([number], dtype=torch.float64), dist.ReduceOp.SUM if size() > 1 else None)[
-        0
-    ]
+    by = dist.ReduceOp.SUM if size() > 1 else None
+    return float(_exchanged(torch.tensor([number], dtype=torch.float64), by)[0])
 
 
 def _exchanged(values: torch.Tensor, by: Any) -> list[Any]:
@@ -214,6 +218,38 @@ def main_first() -> Iterator[None]:
             any_of(False)
 
 
+def same_everywhere(value: str, what: str) -> None:
+    """Stop where the processes would train on different things.
+
+    Raises:
+        Agreed: a process has another value.
+    """
+    values = gathered(value)
+    others = [number for number, found in enumerate(values) if found != values[0]]
+    if others:
+        raise Agreed(
+            f"process {others[0]} finds other {what} than process 0; every machine needs the same ones"
+        )
+
+
+def seen_by_all(path: Path) -> None:
+    """Wait until every process sees the file that the first has written before it came here.
+
+    Raises:
+        Agreed: one does not, after `SEEN_WITHIN` seconds.
+    """
+    any_of(False)  # until it is written
+    with agreed():
+        until = time.monotonic() + SEEN_WITHIN
+        while not path.exists():
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{path}: process {rank()} does not see what process 0 has written there; give a folder that every "
+                    "machine shares"
+                )
+            time.sleep(0.5)
+
+
 def share(count: int) -> slice:
     """Which of `count` things in a row are this process's; the shares differ by one at most.
 
@@ -242,7 +278,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
             sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
         for bucket, flat, work in sent:
             work.wait()
-            for gradient, part in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            for gradient, part in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(part.view(gradient.shape))
 
 

@@ -12,8 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from milseg import distributed
 from milseg.bags import VOID, BagBatch
 from milseg.errors import UserError
+from milseg.models.fcn import FCN
+from milseg.options import TrainConfig
+from milseg.rules import RuleEntry
 
 
 def padded(batch: BagBatch, height: int, width: int) -> BagBatch:
@@ -123,4 +127,28 @@ def accumulated(
             f"milseg: out of memory; going on with {-(-length // pieces)} photos at a time (--accumulate {pieces}), "
             "which changes the result by rounding only",
             file=sys.stderr,
+        )
+
+
+def refuse_to_divide(model: FCN, entry: RuleEntry, config: TrainConfig) -> None:
+    """Stop where a batch in pieces would not give what the batch gives.
+
+    Raises:
+        UserError: more processes than bags; a rule that looks across bags, or live batch norm, and pieces.
+    """
+    if distributed.size() > config.batch_size:
+        raise UserError(
+            f"a batch of {config.batch_size} photos for {distributed.size()} processes; give a larger --batch-size, or "
+            "start fewer"
+        )
+    if entry.sees_batch and config.accumulate > 1:
+        raise UserError(
+            f"--accumulate {config.accumulate} with a rule that looks across the photos of a batch: pieces would hide "
+            "them from it; leave --accumulate out, or give a smaller --batch-size"
+        )
+    live = any(m.training for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    if live and (distributed.size() > 1 or config.accumulate > 1):
+        raise UserError(
+            "this network's batch norm takes the statistics of the photos it sees at once, which are fewer in a piece "
+            "of the batch; keep it frozen (frozen_batch_norm), or train in one process without accumulation"
         )

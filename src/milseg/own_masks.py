@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from milseg.bags import PRESENT, VOID, BagSet, load_photo
+from milseg.distributed import agreed, share
 from milseg.masks import write_mask
 from milseg.photos import UInt8, fit_size
 from milseg.predict import bilinear_weights
@@ -54,12 +55,15 @@ def write_own_masks(
     """The bags with one's own masks, each a palette PNG below `folder`; masks that are there already are kept.
 
     Each file appears whole, so a run that was stopped goes on where it was. The bags' true masks are not opened.
+    Several processes make a share each, and leave when all are there.
     """
     paths = [folder / f"{bag.name}.png" for bag in bags.bags]
-    for made in {path.parent for path in paths}:
-        made.mkdir(parents=True, exist_ok=True)
-    todo = [(bag, path) for bag, path in zip(bags.bags, paths, strict=True) if not os.path.exists(path)]
-    for bag, path in tqdm(todo, desc="own masks", unit="photo", disable=not progress):
-        write_mask(path, own_mask(segmenter, load_photo(bag), bag.tags, sure=sure))
+    own = share(len(bags))
+    todo = [(b, p) for b, p in zip(bags.bags[own], paths[own], strict=True) if not os.path.exists(p)]
+    with agreed():
+        for made in {path.parent for path in paths[own]}:
+            made.mkdir(parents=True, exist_ok=True)
+        for bag, path in tqdm(todo, desc="own masks", unit="photo", disable=not progress):
+            write_mask(path, own_mask(segmenter, load_photo(bag), bag.tags, sure=sure))
     with_masks = tuple(replace(bag, mask=path) for bag, path in zip(bags.bags, paths, strict=True))
     return replace(bags, bags=with_masks, mask_values=None)

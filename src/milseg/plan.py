@@ -16,8 +16,10 @@ import yaml
 
 from milseg.bags import BagSet
 from milseg.checkpoint import ModelSpec
+from milseg.distributed import size as processes
+from milseg.distributed import slowest
 from milseg.errors import UserError
-from milseg.options import TrainConfig, TrainOptions, overridden, seconds_of
+from milseg.options import ROUNDING_ONLY, TrainConfig, TrainOptions, overridden, seconds_of
 from milseg.recipes import TrainRecipe, train_recipe
 from milseg.rules import find_rule
 from milseg.training_time import estimate_training
@@ -148,18 +150,20 @@ def _within_budget(
     timed = estimate_training(
         len(bags.classes),
         size,
-        config=recipe.stages[0],
+        config=replace(recipe.stages[0], batch_size=-(-recipe.stages[0].batch_size // processes())),
         backbone=backbone,
         output_stride=stride,
         device=device,
     )
-    steps = _steps_in(options, recipe, len(bags), timed.seconds_per_step)
+    # The quicker ones wait for the slowest, and all must count the same steps.
+    seconds_per_step = slowest(timed.seconds_per_step)
+    steps = _steps_in(options, recipe, len(bags), seconds_per_step)
     if options.recipe is None and name == "best" and steps < FEWEST_FOR_BEST:
         name, recipe = "fast", _with_options(train_recipe("fast", backbone), options, device)
-        steps = _steps_in(options, recipe, len(bags), timed.seconds_per_step)
+        steps = _steps_in(options, recipe, len(bags), seconds_per_step)
     if steps < 10:
         raise UserError(
-            f"--time-budget {options.time_budget}: enough for {steps} steps of {timed.seconds_per_step:.2g} s; give "
+            f"--time-budget {options.time_budget}: enough for {steps} steps of {seconds_per_step:.2g} s; give "
             "more time, a smaller --longest-side or --batch-size, or a smaller --backbone"
         )
     return name, steps
@@ -231,7 +235,11 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     spec.pop("milseg_version", None)
     recipe.pop("note", None)
     recipe.pop("output_stride")  # the spec has the one that is used
-    stages = list(recipe.pop("stages"))
+    stages = [
+        # What there was before there was a choice; and not what a run may go on with otherwise.
+        {"precision": "float32"} | {name: stage[name] for name in stage if name not in ROUNDING_ONLY}
+        for stage in recipe.pop("stages")
+    ]
     later = {
         f"{name} of round {number}": value
         for number, stage in enumerate(stages[1:], 1)

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 # EX_TEMPFAIL of sysexits.h: nothing is wrong, the same command with --resume goes on.
@@ -66,3 +67,11 @@ def deferred() -> Iterator[None]:
 def asked() -> bool:
     """Whether a signal has asked for a stop."""
     return _state["asked"]
+
+
+def stopped_after(done: int, steps: int, checkpoint: Path | None) -> Stopped:
+    """What training raises when it stops: how far it came, and where that is kept."""
+    where = "nothing was kept, as there is no folder for it"
+    if checkpoint is not None:
+        where = f"they are in {checkpoint}, and the same command with --resume goes on"
+    return Stopped(f"stopped by a signal after {done} of {steps} steps; {where}")

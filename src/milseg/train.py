@@ -1,7 +1,8 @@
 """The training loop: photos and tags in, a trained network out.
 
 Everything random in a step is keyed by the seed and the step number, so a run that was stopped goes on as if
-it had not been.
+it had not been. Several processes share a step's bags (`milseg.distributed`), each in pieces where memory asks for it
+(`milseg.micro_batches`); the sums are those of one process at once.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,12 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from milseg import distributed, stops
 from milseg.bags import BagBatch, BagSet, load_batch
 from milseg.checkpoint import load_state, save_state
+from milseg.devices import autocast, loss_scaler
 from milseg.errors import UserError
+from milseg.micro_batches import accumulated, dropout_of, padded, refuse_to_divide, taken
 from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
 from milseg.order import epoch_order, generator, mixed
@@ -93,10 +99,23 @@ def batch_loss(
     model: FCN, batch: BagBatch, entry: RuleEntry, config: TrainConfig, rule: Rule | None = None
 ) -> torch.Tensor:
     """The mean over the bags of the rule's loss, and of the cross entropy to the bags' masks where it has a weight."""
-    scores = model(batch.images)
-    loss = config.rule_weight * rule_loss(model, scores, batch, entry, rule).mean()
+    return scores_loss(model, model(batch.images), batch, entry, config, rule, count=len(batch.names))
+
+
+def scores_loss(
+    model: FCN,
+    scores: torch.Tensor,
+    batch: BagBatch,
+    entry: RuleEntry,
+    config: TrainConfig,
+    rule: Rule | None,
+    *,
+    count: int,
+) -> torch.Tensor:
+    """These bags' part of the mean over a batch of `count` bags."""
+    loss = config.rule_weight * (rule_loss(model, scores, batch, entry, rule).sum() / count)
     if config.mask_weight:
-        loss = loss + config.mask_weight * rule_loss(model, scores, batch, RULES["oracle"]).mean()
+        loss = loss + config.mask_weight * (rule_loss(model, scores, batch, RULES["oracle"]).sum() / count)
     return loss
 
 
@@ -147,21 +166,34 @@ def batch_segments(model: FCN, batch: BagBatch, valid: torch.Tensor) -> torch.Te
     return segments.to(valid.device).masked_fill(~valid, -1)
 
 
-def _batches(bags: BagSet, config: TrainConfig, start: int, with_masks: bool) -> Iterator[BagBatch]:
-    """Batches from step `start` on, the next one read while the network works."""
+def _batches(
+    bags: BagSet, config: TrainConfig, start: int, with_masks: bool, rows: slice
+) -> Iterator[BagBatch]:
+    """Bags `rows` of each batch from step `start` on, padded as the whole; the next ones read while the network works.
+
+    Raises:
+        UserError: a photo or mask cannot be read, in whichever process.
+    """
 
     def read(step: int) -> BagBatch:
         indices, flips = batch_at(step, len(bags), config, bags.groups)
         bags.fetch_ahead(seed=config.seed, position=step * config.batch_size)
-        return load_batch(bags, indices, longest_side=config.longest_side, with_masks=with_masks, flips=flips)
+        return load_batch(
+            bags,
+            indices[rows],
+            longest_side=config.longest_side,
+            with_masks=with_masks,
+            flips=flips[rows],
+        )
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead = reader.submit(read, start) if start < config.max_steps else None
         for step in range(start, config.max_steps):
             assert ahead is not None
-            batch = ahead.result()
+            with distributed.agreed():
+                batch = ahead.result()
             ahead = reader.submit(read, step + 1) if step + 1 < config.max_steps else None
-            yield batch
+            yield padded(batch, *distributed.highest(batch.images.shape[-2:]))
 
 
 def fit(
@@ -176,21 +208,25 @@ def fit(
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[dict[str, float]]:
-    """Train `model` in place by SGD.
+    """Train `model` in place by SGD, in this process or in all of torch.distributed's default group.
 
     Args:
         model: on any device; moved to `device`.
-        bags: the training set. Masks are read only if the rule learns from masks.
+        bags: the training set, the same in every process. Masks are read only if the rule learns from masks.
         rule: in place of `config.rule`, for one's own function from Python.
-        out: folder for `metrics.jsonl` and `checkpoint.safetensors`; None writes nothing.
+        out: folder for `metrics.jsonl` and `checkpoint.safetensors`, which the first process writes and all read;
+            None writes nothing.
         resume: go on from the checkpoint in `out`, where there is one.
-        on_step: called after each step with its number and loss.
+        on_step: called after each step with its number and loss, in every process.
 
     Returns:
-        One record a step: step, loss, learning_rate, images_per_second, seconds.
+        One record a step: step, loss, learning_rate, images_per_second, seconds. In other processes than the first a
+        run that goes on has the records of the new steps alone.
 
     Raises:
-        UserError: no bags; unknown rule; masks missing for a rule that needs them; a loss that is not finite.
+        UserError: no bags; unknown rule; masks missing for a rule that needs them; a loss that is not finite; a batch
+            that cannot be divided as it is asked for.
+        Stopped: a signal asked for it (`milseg.stops`); the checkpoint in `out` holds every step that was done.
     """
     entry = rule or find_rule(config.rule)
     if not len(bags):
@@ -202,6 +238,7 @@ def fit(
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.eval()
+    refuse_to_divide(model, entry, config)
     freeze(model, config.frozen_stride)
     rule_built = entry.build(len(bags.classes))
     groups = parameter_groups(model, config)
@@ -214,47 +251,95 @@ def fit(
                 "weight_decay": config.weight_decay,
             }
         )
+    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
     optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+    scaler = loss_scaler(config.precision, device)
 
     with_masks = entry.supervision == "masks" or config.mask_weight > 0
     history: list[dict[str, float]] = []
     start = 0
+    is_main = distributed.is_main()
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         checkpoint = out / "checkpoint.safetensors"
-        if not resume:
-            # One left by an earlier run must not be what a later resume goes on from.
-            checkpoint.unlink(missing_ok=True)
-        elif checkpoint.exists():
-            start = load_state(checkpoint, model, optimiser, config=asdict(config), rule=learned)
-            history = _read_metrics(out / "metrics.jsonl", before=start)
-        _write_metrics(out / "metrics.jsonl", history)
+        with distributed.agreed():
+            if is_main:
+                out.mkdir(parents=True, exist_ok=True)
+                if not resume:
+                    # One left by an earlier run must not be what a later resume goes on from.
+                    checkpoint.unlink(missing_ok=True)
+        with distributed.agreed():
+            if resume and checkpoint.exists():
+                start = load_state(
+                    checkpoint, model, optimiser, config=asdict(config), rule=learned, scaler=scaler
+                )
+        if is_main:
+            history = _read_metrics(out / "metrics.jsonl", before=start) if start else []
+            _write_metrics(out / "metrics.jsonl", history)
+        save = partial(
+            save_state, checkpoint, model, optimiser, config=asdict(config), rule=learned, scaler=scaler
+        )
+    distributed.same_start(
+        [*model.state_dict().values(), *(learned.state_dict().values() if learned else [])]
+    )
+
+    # Where a rule looks across bags each process reads them all, and its network sees its own.
+    own = distributed.share(config.batch_size)
+    read, rows = (
+        (slice(0, config.batch_size), own) if entry.sees_batch else (own, slice(0, own.stop - own.start))
+    )
+    pieces = config.accumulate
+    network = torch.compile(model, dynamic=True) if config.compile else model
 
     began, earlier = time.monotonic(), history[-1]["seconds"] if history else 0.0
     bar = tqdm(
         total=config.max_steps, initial=start, desc=f"train {entry_name(config, rule)}", disable=not progress
     )
-    with bar:
-        for step, batch in enumerate(_batches(bags, config, start, with_masks), start):
+    with bar, stops.deferred():
+        for step, batch in enumerate(_batches(bags, config, start, with_masks, read), start):
             tick = time.monotonic()
-            torch.manual_seed(mixed(config.seed, 2, step))
             rate = learning_rate_at(step, config)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            loss = batch_loss(model, batch.to(device), entry, config, rule_built)
-            value = float(loss.detach())
+            batch = batch.to(device)
+
+            def backward(piece: slice, step: int = step, batch: BagBatch = batch) -> float:
+                """Add up the gradients of some of this process's bags; returns their part of the loss."""
+                torch.manual_seed(mixed(config.seed, 2, step))
+                first = own.start - rows.start
+                seen = slice(first + piece.start, first + piece.stop)
+                with dropout_of(model, seen, config.batch_size), autocast(config.precision, device):
+                    scores = network(batch.images[piece])
+                scores = scores.float()
+                some = taken(batch, piece)
+                if entry.sees_batch:
+                    scores, some = distributed.whole_batch(scores, config.batch_size), batch
+                loss = scores_loss(model, scores, some, entry, config, rule_built, count=config.batch_size)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                return float(loss.detach())
+
+            optimiser.zero_grad(set_to_none=True)
+            # Such a rule exchanges scores in here, so that a mistake of one process cannot be told to the others.
+            with nullcontext() if entry.sees_batch else distributed.agreed():
+                value, pieces = accumulated(
+                    backward, optimiser.zero_grad, rows, pieces, divisible=not entry.sees_batch
+                )
+            value = distributed.total(value)
+            if entry.sees_batch:
+                # Every process has found the loss of all bags, and the whole gradient of a learned rule.
+                value /= distributed.size()
+                if learned is not None and not is_main:
+                    learned.zero_grad(set_to_none=False)
             if not math.isfinite(value):
-                raise UserError(
+                raise distributed.Agreed(
                     f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the "
                     f"learning rate (it was {rate:g})"
                 )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            distributed.sum_gradients(parameters)
             if config.max_gradient is not None:
-                nn.utils.clip_grad_norm_(
-                    [p for group in groups for p in group["params"]], config.max_gradient
-                )
-            optimiser.step()
+                scaler.unscale_(optimiser)
+                nn.utils.clip_grad_norm_(parameters, config.max_gradient)
+            scaler.step(optimiser)
+            scaler.update()
             now = time.monotonic()
             record = {
                 "step": step,
@@ -266,15 +351,21 @@ def fit(
             history.append(record)
             bar.update()
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-            if out is not None:
-                with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
-                    file.write(json.dumps(record) + "\n")
-                if (step + 1) % config.checkpoint_every == 0 and step + 1 < config.max_steps:
-                    save_state(checkpoint, model, optimiser, step + 1, config=asdict(config), rule=learned)
-            if on_step is not None:
-                on_step(step, value)
-    if out is not None and start < config.max_steps:
-        save_state(checkpoint, model, optimiser, config.max_steps, config=asdict(config), rule=learned)
+            done = step + 1
+            with distributed.agreed():
+                if out is not None and is_main:
+                    with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
+                        file.write(json.dumps(record) + "\n")
+                    if done % config.checkpoint_every == 0 and done < config.max_steps:
+                        save(done)
+                if on_step is not None:
+                    on_step(step, value)
+            stopped = distributed.any_of(stops.asked())
+            with distributed.agreed():
+                if out is not None and is_main and (stopped or done == config.max_steps):
+                    save(done)
+            if stopped:
+                raise stops.stopped_after(done, config.max_steps, None if out is None else checkpoint)
     model.requires_grad_(True).eval()
     return history
 

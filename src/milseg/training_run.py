@@ -19,10 +19,20 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from milseg import stops
 from milseg.bags import BagSet, load_photo
 from milseg.calibration import calibrated
 from milseg.checkpoint import load_model, save_model
-from milseg.devices import pick_device
+from milseg.distributed import (
+    agreed,
+    gathered,
+    is_main,
+    joined,
+    main_first,
+    same_everywhere,
+    seen_by_all,
+    share,
+)
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
 from milseg.files import claim_folder, remove_leftovers, write_json, write_text
@@ -85,40 +95,57 @@ def source_of(options: TrainOptions | CheckOptions) -> BagSet:
 def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
     """Train on a source and write the model folder `options.out`; returns it.
 
+    In several processes (`milseg.distributed`) the first writes every file but the masks of a round, which all share.
+
     Raises:
         UserError: anything at fault with the source, the settings or the folder, before training starts.
+        Stopped: SIGTERM or SIGUSR1 asked for it; --resume goes on.
     """
-    device = pick_device(options.device)
+    with joined(options.device) as device, stops.heeding():
+        return _train_run(options, device, progress=progress and is_main())
+
+
+def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -> Path:
     out = options.out
-    stored = stored_record(out / "train.yaml") if options.resume else None
-    _check_folder(out, options, resumed=stored is not None)
-    if options.time_budget is not None:
-        seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
-    bags = source_of(options)
-    if find_rule(options.rule or "max").supervision != "tags":
-        raise UserError(
-            f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"
-        )
+    with agreed():
+        stored = stored_record(out / "train.yaml") if options.resume else None
+    with agreed():
+        if is_main():
+            _check_folder(out, options, resumed=stored is not None)
+        if options.time_budget is not None:
+            seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
+        bags = source_of(options)
+        if find_rule(options.rule or "max").supervision != "tags":
+            raise UserError(
+                f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"
+            )
     bags, facts = _readable(bags, progress=progress)
-    train, held = hold_out(bags, options.hold_out, options.seed)
     budgeted = stored_steps(stored) if stored else None
-    plan = make_plan(options, bags, len(held), device, size=typical_size(facts), budgeted=budgeted)
-    record = {
-        "plan": plan_record(plan),
-        "start": start_record(options),
-        "source": source_record(options, bags),
-    }
-    if stored is not None:
-        refuse_changes(out / "train.yaml", stored, record)
-    model, report = _start(options, plan)
-    if stored is None:
-        for pattern in OLD_FILES:
-            for stale in out.glob(pattern):
-                stale.unlink()
-        write_text(out / "train.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-    _say(plan, bags, train, held, report, device)
+    with agreed():
+        train, held = hold_out(bags, options.hold_out, options.seed)
+        plan = make_plan(options, bags, len(held), device, size=typical_size(facts), budgeted=budgeted)
+        record = {
+            "plan": plan_record(plan),
+            "start": start_record(options),
+            "source": source_record(options, bags),
+        }
+        if stored is not None:
+            refuse_changes(out / "train.yaml", stored, record)
+    same_everywhere(record["source"]["digest"], "photos or tags")
+    with agreed(), main_first():
+        model, report = _start(options, plan)
+    if is_main():
+        if stored is None:
+            for pattern in OLD_FILES:
+                for stale in out.glob(pattern):
+                    stale.unlink()
+            write_text(out / "train.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+        _say(plan, bags, train, held, report, device)
+    seen_by_all(out / "train.yaml")
     _train(model, plan, train, held, out, device, stored is not None, progress)
-    _finish(plan, report, bags, train, held, out, device)
+    with agreed():
+        if is_main():
+            _finish(plan, report, bags, train, held, out, device)
     return out
 
 
@@ -139,7 +166,8 @@ def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]
     Raises:
         UserError: training would be meaningless, or too many photos cannot be read.
     """
-    facts = read_photos(bags.bags, progress=progress)
+    shared = gathered(read_photos(bags.bags[share(len(bags))], progress=progress))
+    facts = [fact for some in shared for fact in some]
     good = [i for i, fact in enumerate(facts) if fact.size is not None]
     why = meaningless(tag_matrix(bags), names_without_background(bags), good)
     if why:
@@ -147,7 +175,7 @@ def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]
     bad = [
         f"{bag.name}: {fact.reason}" for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None
     ]
-    for line in bad:
+    for line in bad if is_main() else ():
         print(f"milseg: left out: {line}", file=sys.stderr)
     if len(bad) > max(1, MOST_UNREADABLE * len(bags)):
         raise UserError(
@@ -192,7 +220,8 @@ def _train(
     for number, config in enumerate(plan.recipe.stages):
         bags = train
         if number:
-            print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
+            if is_main():
+                print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
             maker = Segmenter(model, plan.spec, inference=plan.recipe.own)
             bags = write_own_masks(
                 maker,
@@ -227,12 +256,13 @@ class _Looker:
         self.plan, self.scored_on, self.held_out, self.model, self.out = plan, shown, held_out, model, out
         self.shown = shown.take(range(min(SAMPLES, len(shown))))
         self.rows: list[dict[str, Any]] = _read_json(out / "selection.json") if resume else []
-        (out / "samples").mkdir(exist_ok=True)
+        if is_main():
+            (out / "samples").mkdir(exist_ok=True)
 
     def look(self, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
         """After step `step` (0-based) of a stage that began after `before` steps."""
         last, now = step + 1 == config.max_steps, before + step + 1
-        if not last and now % self.plan.every:
+        if not is_main() or (not last and now % self.plan.every):
             return
         # A run that was stopped after a selection comes by here a second time.
         self.rows[:] = [row for row in self.rows if row["step"] < now]

@@ -1,7 +1,9 @@
 """What a user can set: one frozen dataclass a command; nothing heavy is imported, so that `--help` is quick."""
 
 from milseg.options.configs import (
+    PRECISIONS,
     READINGS,
+    ROUNDING_ONLY,
     SCHEDULES,
     InferenceConfig,
     TrainConfig,
@@ -18,7 +20,9 @@ from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
 __all__ = [
     "EXPORT_SUFFIXES",
+    "PRECISIONS",
     "READINGS",
+    "ROUNDING_ONLY",
     "SCHEDULES",
     "CheckOptions",
     "CompareOptions",

@@ -10,6 +10,9 @@ from milseg.errors import UserError, unknown_name
 
 SCHEDULES = ("constant", "linear")
 READINGS = ("scores", "labels")
+PRECISIONS = ("float32", "bfloat16", "float16")
+# What a run may go on with otherwise than it began.
+ROUNDING_ONLY = ("accumulate", "compile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,9 @@ class TrainConfig:
         rule_weight: weight of the rule's loss.
         seed: of the order of photos, flips and dropout.
         checkpoint_every: steps between checkpoints.
+        precision: float32, or bfloat16 or float16 for the network's sums; weights and loss stay float32.
+        accumulate: the batch (each process's part of it) goes through the network in so many pieces.
+        compile: compile the network with torch.compile.
     """
 
     rule: str = "max"
@@ -56,6 +62,9 @@ class TrainConfig:
     rule_weight: float = 1.0
     seed: int = 0
     checkpoint_every: int = 200
+    precision: str = "float32"
+    accumulate: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("warmup", "frozen_stride", "mask_weight", "rule_weight"):
@@ -63,7 +72,7 @@ class TrainConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.max_gradient is not None and not self.max_gradient > 0:
             raise UserError(f"max_gradient is {self.max_gradient}; expected a number above 0, or none")
-        for name in ("batch_size", "checkpoint_every"):
+        for name in ("batch_size", "checkpoint_every", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 1 or more")
         if self.max_steps < 0:
@@ -72,6 +81,8 @@ class TrainConfig:
             raise UserError(f"learning_rate is {self.learning_rate}; expected a number above 0")
         if self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

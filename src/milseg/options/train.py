@@ -97,6 +97,9 @@ class TrainOptions:
         hold_out: share of the photos kept from training, to select the best model by their tags.
         select_every: steps between selections; none: six in a run.
         checkpoint_every: steps between checkpoints.
+        precision: of the network's sums: float32, bfloat16 or float16; weights and loss stay float32.
+        accumulate: photos go through the network in so many pieces of the batch, to save memory.
+        compile: compile the network with torch.compile first; pays in long runs on photos of one size.
         seed: of everything random.
         device: auto, cpu, cuda or mps.
         resume: go on where an earlier run into the same folder stopped.
@@ -139,6 +142,9 @@ class TrainOptions:
     hold_out: float = 0.1
     select_every: int | None = None
     checkpoint_every: int | None = None
+    precision: str | None = None
+    accumulate: int | None = None
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     resume: bool = False

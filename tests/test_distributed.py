@@ -1,0 +1,344 @@
+"""Processes that train as one: real ones, each a Python of its own, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import milseg.train
+from milseg import cli, distributed, stops
+from milseg.bags import Bag, BagSet
+from milseg.errors import UserError
+from milseg.models.backbones import build_fcn
+from milseg.options import TrainConfig
+from milseg.train import fit
+
+CLASSES = ("background", "red", "blue")
+PATIENCE = 300  # seconds; a hang is a failure, a busy machine is none
+BASE = TrainConfig(max_steps=3, batch_size=5, learning_rate=1e-2, flip=True, checkpoint_every=2)
+# name -> (backbone, settings): photos of several sizes, 5 bags a step for 1, 2 or 3 processes.
+CASES: dict[str, tuple[str, TrainConfig]] = {
+    "max": ("tiny", replace(BASE, max_gradient=1.0)),
+    "accumulate": ("tiny", replace(BASE, max_gradient=1.0, accumulate=2)),
+    "own masks": ("tiny", replace(BASE, mask_weight=0.5, rule_weight=0.5)),
+    "learned": ("tiny", replace(BASE, rule="attention(hidden=4)")),
+    "looks across bags": ("tiny", replace(BASE, rule="max+consistency(weight=1e4)")),
+    "looks across bags and learned": (
+        "tiny",
+        replace(BASE, rule="attention(hidden=4)+consistency(weight=1e4)"),
+    ),
+    "dropout": ("squeezenet1_0", replace(BASE, max_steps=2, learning_rate=1e-3)),
+}
+
+
+def toy(count: int = 7) -> BagSet:
+    """Grey photos of several sizes with a red or a blue square."""
+    random = np.random.default_rng(0)
+    bags = []
+    for i in range(count):
+        number = 1 + i % 2
+        photo = random.integers(100, 140, (34 + 3 * i, 50 - 2 * i, 3)).astype(np.uint8)
+        photo[8:26, 6:24] = (230, 20, 20) if number == 1 else (20, 20, 230)
+        truth = np.zeros(photo.shape[:2], dtype=np.uint8)
+        truth[8:26, 6:24] = number
+        tags = (1, int(number == 1), int(number == 2))
+        bags.append(Bag(name=f"b{i}", photo=photo, tags=tags, mask=truth))
+    return BagSet(name="toy", classes=CLASSES, bags=tuple(bags), tags_from="generator")
+
+
+# what the processes run
+
+
+def train_case(name: str, out: Path, **more: Any) -> list[dict[str, float]]:
+    """Train, and save what came of it beside the folder."""
+    backbone, config = CASES[name]
+    model = build_fcn(backbone, 3, seed=distributed.rank())  # all take over the first one's weights
+    history = fit(model, toy(), config, out=out / name, progress=False, **more)
+    if distributed.is_main():
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, out / f"{name}.safetensors")
+    return history
+
+
+def all_cases(out: str) -> None:
+    with distributed.joined("cpu"):
+        for name in CASES:
+            train_case(name, Path(out))
+
+
+def stop_and_resume(folder: str) -> None:
+    """SIGUSR1 reaches one process in the second step, and all leave after it."""
+    out = Path(folder)
+
+    def ask(step: int, loss: float) -> None:
+        if step == 1 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with distributed.joined("cpu"):
+        try:
+            with stops.heeding():
+                train_case("max", out, on_step=ask)
+        except stops.Stopped as stop:
+            told = str(stop)
+            if distributed.is_main():
+                shutil.copytree(out / "max", out / "kept")
+        steps: list[int] = []
+        train_case("max", out, resume=True, on_step=lambda step, _: steps.append(step))
+        found = distributed.gathered((told.replace(str(out), ""), steps))
+    if os.environ["RANK"] == "0":
+        (out / "told.json").write_text(json.dumps(found))
+
+
+def fail_in_training(kind: str, *words: str) -> None:
+    """`milseg train`, whose second process meets a mistake (or a bug) in the third step."""
+    load, calls = milseg.train.load_batch, []
+
+    def failing(*arguments: Any, **more: Any) -> Any:
+        calls.append(0)
+        if distributed.rank() == 1 and len(calls) == 3:
+            raise UserError("photo.jpg: went away") if kind == "mistake" else ZeroDivisionError("a bug")
+        return load(*arguments, **more)
+
+    milseg.train.load_batch = failing
+    raise SystemExit(cli.main(list(words)))
+
+
+def watched(log: str, *words: str) -> None:
+    """`milseg train`, and a list of the files that this process opened for writing, renamed or removed."""
+    paths: list[str] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | Path):
+            mode, flags = arguments[1], arguments[2]
+            if (mode and set(mode) & set("wax+")) or (not mode and flags & (os.O_WRONLY | os.O_RDWR)):
+                paths.append(str(arguments[0]))
+        elif event in ("os.rename", "os.remove"):
+            paths.append(str(arguments[0]))
+
+    sys.addaudithook(hook)
+    status = cli.main(list(words))
+    Path(log).write_text(json.dumps(paths))
+    raise SystemExit(status)
+
+
+# starting them
+
+
+def start(work: Callable[..., None], *each: list[str]) -> list[subprocess.Popen[str]]:
+    """A process for each list of words, with torchrun's variables alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_distributed as t; "
+    processes = []
+    for number, words in enumerate(each):
+        variables = {
+            "RANK": str(number),
+            "LOCAL_RANK": str(number),
+            "WORLD_SIZE": str(len(each)),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", f"{code}t.{work.__name__}(*sys.argv[1:])", *words],
+                env={**os.environ, **variables},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return processes
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
+    """Exit statuses and what all of them said; a hang is killed and fails."""
+    try:
+        told = [process.communicate(timeout=PATIENCE) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [p.returncode for p in processes], "".join(t[0] for t in told), "".join(t[1] for t in told)
+
+
+def run_all(count: int, work: Callable[..., None], out: Path) -> None:
+    statuses, _, errors = ended(start(work, *[[str(out)]] * count))
+    assert statuses == [0] * count, errors
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Photos on the disk, with their tags."""
+    (tmp_path / "photos").mkdir()
+    rows = ["image,tags\n"]
+    for i, bag in enumerate(toy().bags):
+        assert isinstance(bag.photo, np.ndarray)
+        Image.fromarray(bag.photo).save(tmp_path / "photos" / f"p{i}.png")
+        rows.append(f"p{i}.png,{CLASSES[1 + i % 2]}\n")
+    (tmp_path / "tags.csv").write_text("".join(rows))
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom milseg.rules import mil_loss\n\n\ndef rule(scores, tags, valid, **_):\n"
+        "    time.sleep(0.1)\n    return mil_loss(scores, tags, valid)\n"
+    )
+    return tmp_path
+
+
+def words(source: Path, out: str, *more: str) -> list[str]:
+    return (
+        f"train {source / 'photos'} --tags {source / 'tags.csv'} --out {source / out} --backbone tiny --weights none "
+        f"--batch-size 3 --device cpu --recipe paper --hold-out 0.3 --learning-rate 0.01"
+    ).split() + list(more)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    left, right = load_file(one), load_file(other)
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# equal to one process
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone")
+    for name in CASES:
+        train_case(name, out)
+    return out
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_give_what_one_gives(count: int, alone: Path, tmp_path: Path) -> None:
+    """5 bags for 2 or 3 processes, photos of several sizes; also the learned rule and dropout."""
+    run_all(count, all_cases, tmp_path)
+    for name in CASES:
+        np.testing.assert_allclose(losses(tmp_path / name), losses(alone / name), rtol=2e-5, err_msg=name)
+        for kind in (f"{name}.safetensors", f"{name}/checkpoint.safetensors"):
+            left, right = load_file(tmp_path / kind), load_file(alone / kind)
+            assert left.keys() == right.keys()
+            for key in left:
+                torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=f"{name}: {key}")
+        assert len(losses(tmp_path / name)) == CASES[name][1].max_steps  # one process wrote them
+
+
+def test_the_cases_are_told_apart(alone: Path) -> None:
+    """What the test above compares depends on what it is about."""
+    assert losses(alone / "max") == pytest.approx(losses(alone / "accumulate"), rel=1e-5)
+    assert losses(alone / "looks across bags")[0] > losses(alone / "max")[0] + 1e-3
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(alone: Path, tmp_path: Path) -> None:
+    run_all(2, stop_and_resume, tmp_path)
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told[0] == told[1]
+    assert told[0][0].startswith(
+        "stopped by a signal after 2 of 3 steps; they are in /max/checkpoint.safetensors"
+    )
+    assert told[0][1] == [2]
+    np.testing.assert_allclose(losses(tmp_path / "max"), losses(alone / "max"), rtol=2e-5)
+    # What two processes left after the second step, one takes to the end.
+    shutil.copytree(tmp_path / "kept", tmp_path / "again" / "max")
+    train_case("max", tmp_path / "again", resume=True)
+    np.testing.assert_allclose(losses(tmp_path / "again" / "max"), losses(alone / "max"), rtol=2e-5)
+    left, right = load_file(tmp_path / "again" / "max.safetensors"), load_file(alone / "max.safetensors")
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=key)
+
+
+# the command
+
+
+def test_torchrun_stopped_in_a_round_and_resumed_is_bit_for_bit_the_same(source: Path) -> None:
+    """SIGTERM to torchrun in the middle of an epoch of the round; then --resume."""
+
+    def torchrun(out: str, *more: str) -> subprocess.Popen[str]:
+        arguments = words(source, out, "--rule", "slow:rule", "--rounds", "1", "--max-steps", "12", *more)
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+                *("-m", "milseg", *arguments),
+            ],
+            cwd=source,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    statuses, told, errors = ended([torchrun("whole")])
+    assert statuses == [0], errors
+    assert told.count("The model is in") == 1
+
+    stopped = torchrun("halves")
+    until = time.monotonic() + PATIENCE
+    metrics = source / "halves" / "rounds" / "1" / "metrics.jsonl"
+    while time.monotonic() < until and not (metrics.exists() and metrics.read_text().count("\n") >= 1):
+        time.sleep(0.02)
+    stopped.send_signal(signal.SIGTERM)
+    statuses, _, errors = ended([stopped])
+    assert statuses != [0]
+    assert errors.count("the same command with --resume goes on") == 1, errors
+    done = len(losses(source / "halves" / "rounds" / "1"))
+    assert 0 < done < len(losses(source / "whole" / "rounds" / "1"))
+    assert not (source / "halves" / "README.md").exists()
+
+    statuses, _, errors = ended([torchrun("halves", "--resume")])
+    assert statuses == [0], errors
+    for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
+        assert_same(source / "halves" / name, source / "whole" / name)
+    masks = sorted(path.name for path in (source / "whole" / "own-masks" / "round-1").iterdir())
+    assert len(masks) == 5
+    for name in masks:
+        where = Path("own-masks") / "round-1" / name
+        assert (source / "whole" / where).read_bytes() == (source / "halves" / where).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"), [("mistake", 2, "went away"), ("bug", 1, "ZeroDivisionError: a bug")]
+)
+def test_what_one_process_meets_ends_all(source: Path, kind: str, status: int, told: str) -> None:
+    processes = start(fail_in_training, *[[kind, *words(source, "run", "--max-steps", "6")]] * 2)
+    statuses, _, errors = ended(processes)
+    assert statuses == [status, status], errors
+    assert errors.count(told) == 1, errors
+    if kind == "mistake":
+        assert errors.splitlines()[-1] == "milseg: photo.jpg: went away"
+    else:
+        assert "another process of the run has ended" in errors
+    assert len(losses(source / "run")) == 2
+
+
+def test_one_process_writes(source: Path) -> None:
+    """With a round on own masks, of which each process writes its share and no other."""
+    logs = [source / f"log{number}.json" for number in range(2)]
+    arguments = words(source, "run", "--max-steps", "4", "--rounds", "1")
+    statuses, _, errors = ended(start(watched, *[[str(log), *arguments] for log in logs]))
+    assert statuses == [0, 0], errors
+    wrote = [{p for p in json.loads(log.read_text()) if p.startswith(str(source / "run"))} for log in logs]
+    masks = [{p for p in paths if "own-masks" in p} for paths in wrote]
+    names = [{Path(p).name.split(".")[1] for p in paths} for paths in masks]  # of .NAME.NUMBER.tmp.png
+    assert [len(found) for found in names] == [2, 3]
+    assert not names[0] & names[1]
+    assert wrote[1] == masks[1]
+    for name in ("train", "metrics", "checkpoint", "model", "selection", "README"):
+        assert any(Path(path).name.lstrip(".").startswith(name) for path in wrote[0]), name
