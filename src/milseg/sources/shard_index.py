@@ -117,7 +117,9 @@ def scan_shard(path: Path, *, tags_key: str = "tags", where: str | None = None) 
         if ending in parts.setdefault(key, {}):
             raise UserError(f"{where}: two members are called {member.name!r}; make the shard again")
         parts[key][ending] = member
-    samples, keys, several = [], (), 0
+    samples: list[Sample] = []
+    keys: tuple[str, ...] = ()
+    several = 0
     with path.open("rb") as file:
         for key, members in parts.items():
             photos = [suffix for suffix in PHOTO_SUFFIXES if suffix in members]
