@@ -127,8 +127,7 @@ def write_openvino(model: FCN, spec: ModelSpec, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".milseg-") as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(onnx_model(model, spec).SerializeToString())
-        converted = openvino.convert_model(source)
-        _resize_as_pillow(converted)
+        converted = openvino_model(source)
         for key, text in metadata(model, spec).items():
             converted.set_rt_info(text, ["milseg", key])
         openvino.save_model(converted, Path(folder) / out.name, compress_to_fp16=False)
@@ -136,8 +135,12 @@ def write_openvino(model: FCN, spec: ModelSpec, out: Path) -> None:
             os.replace((Path(folder) / out.name).with_suffix(end), out.with_suffix(end))
 
 
-def _resize_as_pillow(converted: Any) -> None:
-    """OpenVINO reads ONNX's resize, but leaves its antialiasing out; its own mode named after Pillow has it."""
+def openvino_model(path: Path) -> Any:
+    """An exported ONNX file as an `openvino.Model`.
+
+    OpenVINO reads ONNX's resize, but leaves its antialiasing out; its own mode named after Pillow takes its place.
+    """
+    converted = needed("openvino").convert_model(path)
     opset = importlib.import_module("openvino.opset13")
     sides = opset.constant(np.array([2, 3], dtype=np.int64))
     axis = opset.constant(np.array(0, dtype=np.int64))
@@ -146,6 +149,7 @@ def _resize_as_pillow(converted: Any) -> None:
             size = opset.gather(node.input_value(1), sides, axis)
             resized = opset.interpolate(node.input_value(0), size, "bilinear_pillow", "sizes", axes=sides)
             node.output(0).replace(resized.output(0))
+    return converted
 
 
 def write_torch(model: FCN, spec: ModelSpec, out: Path) -> None:

@@ -138,7 +138,9 @@ def _facts(record: dict[str, Any]) -> NetworkFacts:
 
 
 def _spec(record: dict[str, Any]) -> ModelSpec:
-    inference = {key: tuple(v) if isinstance(v, list) else v for key, v in record.pop("inference").items()}
+    inference: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in record.pop("inference").items()
+    }
     prior = record.pop("prior")
     if prior is not None:
         prior = Prior(**{key: tuple(float(value) for value in values) for key, values in prior.items()})

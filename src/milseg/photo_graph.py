@@ -35,6 +35,9 @@ class PhotoGraph(nn.Module):
         inner: also return the two tensors of `INNER`.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, model: FCN, spec: ModelSpec, *, inner: bool = False) -> None:
         super().__init__()
         self.network, self.inner = model.eval(), inner
