@@ -18,10 +18,11 @@ SOURCE = Path(milseg.__file__).parent
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
     ("_version", "errors", "stops"),
-    ("devices", "files", "named", "options", "order", "photos"),
+    ("devices", "files", "named", "options", "order", "photos", "pipeline"),
+    ("zoom",),
     ("bags", "distributed"),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),
-    ("checkpoint", "masks", "micro_batches", "predict", "recipes", "training_time"),
+    ("checkpoint", "masks", "micro_batches", "predict", "recipes", "tiles", "training_time"),
     ("exported", "hub", "photo_graph", "plan", "views"),
     ("segmenter",),
     (
@@ -36,7 +37,9 @@ LAYERS = (
         "tag_scores",
         "train",
     ),
-    ("catalog", "experiments", "prediction_run", "shard_run", "training_run"),
+    ("prediction_files",),
+    ("merging",),
+    ("catalog", "experiments", "prediction_run", "shard_run", "serve", "training_run"),
     ("commands",),
     ("cli",),
     ("__main__",),

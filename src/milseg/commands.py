@@ -25,6 +25,7 @@ from milseg.export import export_run
 from milseg.files import check_writable, refuse_existing, write_json
 from milseg.hub import local_folder
 from milseg.masks import voc_results as write_voc_results
+from milseg.merging import merge_folders
 from milseg.models.fcn import FCN
 from milseg.options import (
     READINGS,
@@ -33,6 +34,7 @@ from milseg.options import (
     DigitsOptions,
     EvaluateOptions,
     ExportOptions,
+    MergeOptions,
     PredictOptions,
     ShardOptions,
     TrainOptions,
@@ -241,7 +243,16 @@ def train(options: TrainOptions) -> None:
 
 def predict(options: PredictOptions) -> None:
     """`milseg predict`."""
+    keep_freed_memory()
     counts = predict_run(options)
+    if not is_first():
+        return
+    if options.shard:
+        print(
+            f"{counts['done']} photos of shard {options.shard} segmented, {counts['earlier']} were there before, "
+            f"{counts['failed']} left out. When all shards are: milseg merge {options.out}"
+        )
+        return
     print(
         f"{counts['done']} photos segmented into {options.out}, {counts['earlier']} were there before, "
         f"{counts['failed']} left out."
@@ -249,3 +260,9 @@ def predict(options: PredictOptions) -> None:
     print(
         f"Look at {options.out / 'overlays'}; {options.out / 'predictions.csv'} lists the least certain first."
     )
+
+
+def merge_shards(options: MergeOptions) -> None:
+    """`milseg merge`."""
+    out = merge_folders([Path(folder) for folder in options.folders], options.out, resume=options.resume)
+    print(f"{out['photos']} photos in {options.out or options.folders[0]}, {out['failed']} left out.")

@@ -19,7 +19,6 @@ from milseg.files import atomic_path
 from milseg.photos import UInt8
 from milseg.sources.voc import VOC_CLASSES
 
-
 # Pixels of a large mask that are worked on together.
 BLOCK = 2**20
 # Of zlib, 1 to 9. A mask has few edges: 6, the usual one, saves little and takes several times as long.

@@ -224,7 +224,9 @@ def _join(folders: Sequence[Path], ledger: str, order: Mapping[str, int] | None)
                 place = -1 if order is None else order.get(name, len(order))
                 before = found.setdefault(name, (place, photo, number, at))
                 if before[1] != photo:
-                    raise UserError(f"{before[1]} and {photo}: both are written as {name!r}; rename one of them")
+                    raise UserError(
+                        f"{before[1]} and {photo}: both are written as {name!r}; rename one of them"
+                    )
                 at += len(line)
     opened = [path.open("rb") for path in files]
     try:

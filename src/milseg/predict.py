@@ -16,6 +16,10 @@ from milseg.models.fcn import FCN
 from milseg.options import READINGS
 from milseg.photos import UInt8, fit_size, normalise, resize_photo
 
+# Pixels of a mask that are decided together: a plane of scores that stays in the processor's cache.
+BAND_PIXELS = 2**16
+LEAST_SCORE = -1e30
+
 
 def interpolation_matrix(
     pixels: int, places: int, stride: float, offset: float, *, like: torch.Tensor, scale: float = 1.0
@@ -29,9 +33,15 @@ def interpolation_matrix(
     >>> interpolation_matrix(4, 2, 2.0, 0.5, like=torch.zeros(1))[:, 0].tolist()
     [1.0, 0.75, 0.25, 0.0]
     """
+    return bilinear_weights(place_of(pixels, stride, offset, like=like, scale=scale), places)
+
+
+def place_of(
+    pixels: int, stride: float, offset: float, *, like: torch.Tensor, scale: float = 1.0
+) -> torch.Tensor:
+    """Where each pixel of an axis lies among the places 0, 1, ... of the map, [pixels]; fractions lie between."""
     pixel = torch.arange(pixels, dtype=like.dtype, device=like.device)
-    centre = (pixel + 0.5) * scale - 0.5
-    return bilinear_weights((centre - offset) / stride, places)
+    return ((pixel + 0.5) * scale - 0.5 - offset) / stride
 
 
 def bilinear_weights(positions: torch.Tensor, places: int) -> torch.Tensor:
@@ -97,7 +107,56 @@ def masks_from_scores(
     if reading == "labels":
         coarse = scores.argmax(dim=1)
         scores = torch.nn.functional.one_hot(coarse, scores.shape[1]).permute(0, 3, 1, 2).to(scores.dtype)
-    return top_class(upsample(scores, size, stride=stride, offset=offset, input_size=input_size))
+    height, width = input_size or size
+    rows = place_of(size[0], stride, offset, like=scores, scale=height / size[0])
+    columns = place_of(size[1], stride, offset, like=scores, scale=width / size[1])
+    return torch.stack([_top_classes(one, rows, columns) for one in scores.detach()])
+
+
+@torch.no_grad()
+def _top_classes(scores: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """The top class at each row [H] and column [W] of a map [C, h, w], in bands and one class after the other.
+
+    The same as `upsample` and `argmax`, but that [C, H, W] is never held. A class that is everywhere in a band below
+    what another one never goes below cannot win there, as interpolation stays between its places, and is left out.
+    """
+    classes, places, across = scores.shape
+    kind = torch.uint8 if classes <= 256 else torch.int16
+    found = torch.zeros(len(rows), len(columns), dtype=kind, device=scores.device)
+    rows, columns = rows.clamp(0, places - 1), columns.clamp(0, across - 1)
+    left = columns.floor().long()
+    right = (left + 1).clamp_max(across - 1)
+    share = columns - left
+    height = max(1, BAND_PIXELS // len(columns))
+    best, plane = (torch.empty(height, len(columns), dtype=scores.dtype, device=scores.device) for _ in "12")
+    for start in range(0, len(rows), height):
+        here = rows[start : start + height]
+        first, last = int(here[0]), min(int(here[-1]) + 1, places - 1)
+        # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
+        coarse = scores[:, first : last + 1].clamp_min(LEAST_SCORE)
+        kept = _may_win(coarse)
+        coarse = coarse[kept]
+        wide = torch.lerp(coarse.index_select(2, left), coarse.index_select(2, right), share)
+        down = bilinear_weights(here - first, last + 1 - first)
+        band = found[start : start + height]
+        top, other = best[: len(here)], plane[: len(here)]
+        for turn, (number, values) in enumerate(zip(kept.tolist(), wide, strict=True)):
+            if turn == 0:
+                torch.mm(down, values, out=top)
+                band.fill_(number)
+                continue
+            torch.mm(down, values, out=other)
+            # Above, not equal: a tie goes to the lower class.
+            band.masked_fill_(other > top, number)
+            torch.maximum(top, other, out=top)
+    return found
+
+
+def _may_win(scores: torch.Tensor) -> torch.Tensor:
+    """Numbers of the classes of [C, h, w] that can be on top anywhere between these places."""
+    places = scores.flatten(1)
+    kept = (places.amax(dim=1) >= places.amin(dim=1).max()).nonzero()[:, 0]
+    return kept if len(kept) else torch.arange(len(scores), device=scores.device)
 
 
 @torch.inference_mode()

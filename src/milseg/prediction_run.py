@@ -2,63 +2,89 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import hashlib
-import io
 import os
-import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from milseg import distributed, stops
 from milseg.annotations import open_writer, writer_class
-from milseg.annotations.earlier import read_header, remove_earlier
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
-from milseg.files import claim_folder, write_json, write_text
+from milseg.exported import is_exported
+from milseg.files import claim_folder, write_json
 from milseg.hub import local_folder
+from milseg.merging import Shard, merge, parse_shard, shard_folders
 from milseg.options import PredictOptions, overridden
+from milseg.options.shard import PLAIN_READING, ShardReading
+from milseg.photos import PackedPhoto, photo_pixels
+from milseg.pipeline import ahead, processors
+from milseg.prediction_files import (
+    COLUMNS,
+    LABELS,
+    LEDGER,
+    photos_of,
+    remove_halves,
+    remove_run,
+    write_failed,
+    write_table,
+)
 from milseg.segmenter import Segmentation, Segmenter, load
 from milseg.sources.known_tags import KnownTags, read_known_tags
 from milseg.sources.photo_files import walk, without_suffix
+from milseg.sources.shards import holds_tars, names_shards, open_shards
 from milseg.sources.tag_file import PHOTO_SUFFIXES
 
-COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
-LEDGER = "predictions.jsonl"
-RUN_FILES = ("predictions.csv", "failed.csv", "labels.json")
+__all__ = ["COLUMNS", "PhotoFile", "find_photos", "parse_adjust", "predict_run"]
+
 SHOWN = 10
-# What `atomic_path` calls a file that is not whole yet.
-LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp(\..+)?")
+# Photos that are decoded at once hold no more pixels together, or there is one alone.
+PIXELS_AT_ONCE = 64_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PhotoFile:
-    """A photo to segment: the file, and its path below the folder it was found in."""
+    """A photo to segment, small as there may be millions of them.
 
-    path: Path
+    Attributes:
+        place: the folder it was found in; for a photo in a shard, its place there.
+        below: its path below that folder, or its name in the shard.
+    """
+
+    place: Path | PackedPhoto
     below: str
+
+    @property
+    def path(self) -> Path | PackedPhoto:
+        return self.place / self.below if isinstance(self.place, Path) else self.place
 
     @property
     def name(self) -> str:
         return without_suffix(self.below)
 
 
-def find_photos(inputs: Iterable[str]) -> list[PhotoFile]:
-    """The photos of files, folders (with all below them) and patterns, each once, in order.
+def find_photos(inputs: Iterable[str], shards: ShardReading = PLAIN_READING) -> list[PhotoFile]:
+    """The photos of files, folders (with all below them), patterns and shards, each once, in order.
 
     Raises:
         UserError: an input that is not there, matches nothing, or holds no photo; two photos with one path.
     """
+    lists = [_photos_of(given, shards) for given in inputs]
+    if len(lists) == 1:
+        return lists[0]  # a folder or a pattern gives each once
     found: dict[str, PhotoFile] = {}
-    for given in inputs:
-        for photo in _photos_of(given):
-            found.setdefault(os.path.abspath(photo.path), photo)
+    for photo in (photo for photos in lists for photo in photos):
+        key = os.path.abspath(photo.path) if isinstance(photo.path, Path) else str(photo.path)
+        found.setdefault(key, photo)
     places: dict[str, PhotoFile] = {}
     for photo in found.values():
         other = places.setdefault(photo.below, photo)
@@ -70,24 +96,32 @@ def find_photos(inputs: Iterable[str]) -> list[PhotoFile]:
     return list(found.values())
 
 
-def _photos_of(given: str) -> list[PhotoFile]:
+def _photos_of(given: str, shards: ShardReading) -> list[PhotoFile]:
     path = Path(given)
+    if names_shards(given):
+        return _photos_in_shards(given, shards)
     if path.is_dir():
         # Hidden files are left out: other programs' leftovers (macOS writes ._a.jpg beside a.jpg).
         names = sorted(walk(path, PHOTO_SUFFIXES))
+        if not names and holds_tars(path):
+            return _photos_in_shards(given, shards)
         if not names:
             raise UserError(
                 f"{given}: no photo in this folder; expected files ending in {', '.join(PHOTO_SUFFIXES)}"
             )
-        return [PhotoFile(path / name, name) for name in names]
+        return [PhotoFile(path, name) for name in names]
     if path.is_file():
-        return [PhotoFile(path, path.name)]
+        return [PhotoFile(path.parent, path.name)]
     matches = sorted(Path(match) for match in glob.glob(given, recursive=True))
     files = [file for file in matches if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()]
     if not files:
         raise UserError(f"{given}: no such photo or folder, and no photo matches it as a pattern")
     base = Path(*_until_wildcard(path))
-    return [PhotoFile(file, file.relative_to(base).as_posix()) for file in files]
+    return [PhotoFile(base, file.relative_to(base).as_posix()) for file in files]
+
+
+def _photos_in_shards(given: str, shards: ShardReading) -> list[PhotoFile]:
+    return [PhotoFile(photo, name) for name, photo, _ in open_shards(given, shards).samples()]
 
 
 def _until_wildcard(path: Path) -> list[str]:
@@ -117,67 +151,191 @@ def parse_adjust(text: str | None) -> dict[str, float]:
     return amounts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run made ready: what every process of it agrees on."""
+
+    options: PredictOptions
+    photos: Sequence[PhotoFile]
+    formats: Sequence[str]
+    segmenter: Segmenter
+    given: Mapping[str, tuple[str, ...]]
+    header: Mapping[str, Any]
+
+
 def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, int]:
     """Segment photos into `options.out`; returns counts: photos, done (now), earlier, failed.
 
     A photo that cannot be read is named and left out; the others go on. Finished photos are not done again with
-    `resume`.
+    `resume`. With `shard`, or as one of several processes that torchrun started, a part of the photos goes into a
+    folder of its own below `options.out` (see `milseg.merging`); of several processes the first then merges them.
 
     Raises:
         UserError: no model, no photos, names that collide, a folder that is in use, or not one photo readable.
+        Stopped: by SIGTERM or SIGUSR1, once the photo in hand was written; `resume` goes on.
     """
-    photos = find_photos(options.inputs)
+    if options.shard and distributed.launched():
+        raise UserError("--shard under torchrun: the processes share the photos by themselves; leave it out")
+    with stops.heeding(), stops.deferred(), distributed.joined(options.device) as device:
+        job = prepare_run(options, device)
+        if distributed.size() > 1:
+            return _together(job, progress=progress and distributed.is_main())
+        if options.shard:
+            shard = parse_shard(options.shard)
+            out = shard.folder(options.out)
+            mine = [photo for photo in job.photos if shard.holds(photo.below)]
+            _claim_folder(out, options, mine)
+            return predict_photos(job, mine, out, resume=options.resume, progress=progress)
+        _claim_whole(job)
+        return predict_photos(job, job.photos, options.out, resume=options.resume, progress=progress)
+
+
+def prepare_run(options: PredictOptions, device: torch.device) -> Run:
+    """Load the model, find the photos and check all that can be wrong before work starts; writes nothing."""
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: expected 0 (one for each processor) or more")
+    if options.longest_side is not None and options.longest_side != 0 and options.longest_side < 16:
+        raise UserError(
+            f"--longest-side {options.longest_side}: expected 16 or more, or 0 for the photo's own size"
+        )
+    if options.shard:
+        parse_shard(options.shard)
+    photos = find_photos(options.inputs, ShardReading.of(options))
     adjust = parse_adjust(options.adjust)
     formats = list(dict.fromkeys(("png", *options.format)))
     kinds = [writer_class(name) for name in formats]
-    check_photos([(photo.name, photo.below) for photo in photos], kinds)
+    check_photos(((photo.name, photo.below) for photo in photos), kinds)
     folder = local_folder(options.model)
-    segmenter = load(folder, device=options.device)
-    inference = overridden(segmenter.inference, refine=options.refine, scales=options.scales)
-    segmenter = Segmenter(segmenter.model, segmenter.spec, inference=inference, adjust=adjust)
+    # An exported file runs on the CPU, whatever auto finds.
+    on_cpu = is_exported(folder) and options.device == "auto"
+    loaded = load(folder, device="cpu" if on_cpu else str(device))
+    spec = loaded.spec
+    if options.longest_side is not None:
+        spec = replace(spec, longest_side=options.longest_side or None)
+    inference = overridden(loaded.inference, refine=options.refine, scales=options.scales)
+    segmenter = Segmenter(loaded.model, spec, inference=inference, adjust=adjust, network=loaded.network)
     given = _known_tags(options, segmenter.classes, photos).allowed
-    _claim_folder(options.out, options, photos)
-    write_json(options.out / "labels.json", {"classes": list(segmenter.classes)})
+    header: dict[str, Any] = {
+        "model": _digest(folder if is_exported(folder) else folder / "model.safetensors"),
+        "tags": _tags_record(options),
+        "adjust": adjust,
+        "refine": options.refine,
+        "scales": list(options.scales) if options.scales else None,
+    }
+    if options.longest_side is not None:
+        header["longest_side"] = options.longest_side
+    return Run(
+        options=options,
+        photos=photos,
+        formats=formats,
+        segmenter=segmenter,
+        given=given,
+        header=header,
+    )
+
+
+def _together(job: Run, *, progress: bool) -> dict[str, int]:
+    """This process's part of a run of several; the first one merges when all have done theirs."""
+    options = job.options
+    with distributed.agreed():
+        if distributed.is_main():
+            _claim_whole(job)
+    there = _done_in(options.out, job.formats)
+    shard = Shard(distributed.rank() + 1, distributed.size())
+    mine = [photo for photo in job.photos if photo.name not in there and shard.holds(photo.below)]
+    out = shard.folder(options.out)
+    with distributed.agreed():
+        out.mkdir(parents=True, exist_ok=True)
+        counts = predict_photos(job, mine, out, resume=True, progress=progress, all_may_fail=True)
+    counts = {name: sum(part[name] for part in distributed.gathered(counts)) for name in counts}
+    with distributed.agreed():
+        if distributed.is_main():
+            order = {photo.name: number for number, photo in enumerate(job.photos)}
+            merge(shard_folders(options.out), options.out, order=order)
+    if counts["failed"] and counts["failed"] == len(job.photos):
+        raise distributed.Agreed(f"none of {len(job.photos)} photos could be read; failed.csv says why")
+    counts["earlier"] += len(there)
+    return {**counts, "photos": len(job.photos)}
+
+
+def predict_photos(
+    job: Run,
+    photos: Sequence[PhotoFile],
+    out: Path,
+    *,
+    resume: bool,
+    progress: bool,
+    all_may_fail: bool = False,
+) -> dict[str, int]:
+    """Segment `photos` into the folder `out`, which is this process's alone."""
+    options, segmenter = job.options, job.segmenter
+    write_json(out / LABELS, {"classes": list(segmenter.classes)})
     failed: dict[str, str] = {}
     done = 0
     with ExitStack() as stack:
         writers = [
-            stack.enter_context(open_writer(name, options.out, segmenter.classes, resume=options.resume))
-            for name in formats
+            stack.enter_context(
+                open_writer(name, out, segmenter.classes, resume=resume, **_writer_options(name, options))
+            )
+            for name in job.formats
         ]
-        header = {
-            "model": _digest(folder / "model.safetensors"),
-            "tags": _tags_record(options),
-            "adjust": adjust,
-            "refine": options.refine,
-            "scales": list(options.scales) if options.scales else None,
-        }
-        rows = Ledger(options.out / ".parts" / LEDGER, header, resume=options.resume)
+        rows = Ledger(out / ".parts" / LEDGER, job.header, resume=resume)
         stack.enter_context(closing(rows))
         todo = [photo for photo in photos if not _finished(photo, writers, rows)]
-        for photo in tqdm(todo, desc="predict", unit="photo", disable=not progress):
-            try:
-                found = segmenter.segment(
-                    photo.path, tags=given.get(photo.name), max_pixels=options.max_pixels
+        results = ahead(
+            partial(_segment, job),
+            todo,
+            workers=options.workers or processors(),
+            cost=lambda photo: photo_pixels(photo.path),
+            most=PIXELS_AT_ONCE,
+            begin=_one_thread,
+        )
+        stack.enter_context(closing(results))
+        for photo, found in tqdm(
+            results, total=len(todo), desc="predict", unit="photo", disable=not progress
+        ):
+            if isinstance(found, UserError):
+                failed[photo.below] = str(found)
+            else:
+                record = _prediction(photo, found)
+                for writer in writers:
+                    writer.add(record)
+                if photo.name not in rows.names:
+                    rows.append(photo.name, photo.below, _row(photo, found))
+                done += 1
+            if stops.asked() and done + len(failed) < len(todo):
+                raise stops.Stopped(
+                    f"stopped; {done} photos more are in {out}, {len(todo) - done - len(failed)} are to do: the same "
+                    "command with --resume goes on"
                 )
-            except UserError as error:
-                failed[photo.below] = str(error)
-                continue
-            record = _prediction(photo, found)
-            for writer in writers:
-                writer.add(record)
-            if photo.name not in rows.names:
-                rows.append(photo.name, photo.below, _row(photo, found))
-            done += 1
     counts = {"photos": len(photos), "done": done, "earlier": len(photos) - len(todo), "failed": len(failed)}
-    _write_table(options.out / "predictions.csv", rows)
-    _write_failed(options.out / "failed.csv", failed)
-    if failed and not done and not counts["earlier"]:
+    write_table(out)
+    write_failed(out, failed)
+    if failed and not done and not counts["earlier"] and not all_may_fail:
         raise UserError(
             f"none of {len(photos)} photos could be read; the first: {next(iter(failed.values()))}"
         )
     _tell_failed(failed)
     return counts
+
+
+def _one_thread() -> None:
+    # Several photos at once, each on one thread, rather than each layer on several: no thread waits for another.
+    torch.set_num_threads(1)
+
+
+def _segment(job: Run, photo: PhotoFile) -> Segmentation | UserError:
+    """One photo's masks, or why there are none; runs beside others."""
+    try:
+        return job.segmenter.segment(
+            photo.path, tags=job.given.get(photo.name), max_pixels=job.options.max_pixels
+        )
+    except UserError as error:
+        return error
+
+
+def _writer_options(name: str, options: PredictOptions) -> dict[str, Any]:
+    return {"overlays": False} if name == "png" and options.no_overlays else {}
 
 
 def _known_tags(options: PredictOptions, classes: Sequence[str], photos: Sequence[PhotoFile]) -> KnownTags:
@@ -188,7 +346,7 @@ def _known_tags(options: PredictOptions, classes: Sequence[str], photos: Sequenc
         options.tags,
         classes,
         [photo.below for photo in photos],
-        root=first if first.is_dir() else photos[0].path.parent,
+        root=first if first.is_dir() else _folder_of(photos[0]),
         tags_are=options.tags_are,
         ignore_unknown=options.ignore_unknown_tags,
     )
@@ -203,6 +361,11 @@ def _known_tags(options: PredictOptions, classes: Sequence[str], photos: Sequenc
     return known
 
 
+def _folder_of(photo: PhotoFile) -> Path:
+    """A folder for messages, which must be there."""
+    return photo.path.parent if isinstance(photo.path, Path) else Path()
+
+
 def _tags_record(options: PredictOptions) -> str | list[str] | None:
     """What a run that is resumed must agree on."""
     if options.tags is None:
@@ -211,25 +374,39 @@ def _tags_record(options: PredictOptions) -> str | list[str] | None:
     return digest if options.tags_are == "complete" else [digest, options.tags_are]
 
 
+def _claim_whole(job: Run) -> None:
+    """Take the output folder; what shards of an earlier run left there is merged, or goes."""
+    options = job.options
+    _claim_folder(options.out, options, job.photos)
+    if not options.resume:
+        for folder in shard_folders(options.out):
+            remove_run(folder, keep=_resolved(job.photos))
+        return
+    if left := [folder for folder in shard_folders(options.out) if (folder / ".parts" / LEDGER).is_file()]:
+        merge(left, options.out)
+    if (options.out / ".parts" / LEDGER).is_file():
+        # Stops here, and not after hours, where the earlier run had another model or other options.
+        Ledger(options.out / ".parts" / LEDGER, job.header, resume=True).close()
+
+
+def _done_in(out: Path, formats: Sequence[str]) -> set[str]:
+    """The photos that are finished in a folder, in every format."""
+    done = set(photos_of(out / ".parts" / LEDGER))
+    for name in formats:
+        done &= set(photos_of(out / ".parts" / f"{name}.jsonl"))
+    return done
+
+
 def _claim_folder(out: Path, options: PredictOptions, photos: Iterable[PhotoFile]) -> None:
     claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     if options.overwrite and not options.resume:
-        _remove_earlier(out, keep={photo.path.resolve() for photo in photos})
+        remove_run(out, keep=_resolved(photos))
     # A run that was killed may have left halves of files.
-    for folder, _, names in os.walk(out):
-        for name in filter(LEFTOVER.fullmatch, names):
-            Path(folder, name).unlink(missing_ok=True)
+    remove_halves(out)
 
 
-def _remove_earlier(out: Path, *, keep: Collection[Path]) -> None:
-    """Remove what an earlier run wrote: masks of other photos would be taken for this run's."""
-    ledger = out / ".parts" / LEDGER
-    ours = "model" in (read_header(ledger) or {})
-    for name in RUN_FILES if ours else ():
-        (out / name).unlink(missing_ok=True)
-    remove_earlier(out, keep=keep)
-    if ours:
-        ledger.unlink(missing_ok=True)
+def _resolved(photos: Iterable[PhotoFile]) -> Collection[Path]:
+    return {photo.path.resolve() for photo in photos if isinstance(photo.path, Path)}
 
 
 def _digest(path: Path) -> str:
@@ -269,27 +446,6 @@ def _row(photo: PhotoFile, found: Segmentation) -> dict[str, Any]:
         "areas": ";".join(f"{name}={share:.4f}" for name, share in found.areas.items()),
         "tags_given": "yes" if found.tags_given else "no",
     }
-
-
-def _write_table(path: Path, rows: Ledger) -> None:
-    """The photos with the least certain first: what to review first."""
-    table = sorted((entry["data"] for entry in rows), key=lambda row: (row["confidence"], row["photo"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(path, text.getvalue())
-
-
-def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
-    if not failed:
-        path.unlink(missing_ok=True)
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("photo", "reason"))
-    writer.writerows(failed.items())
-    write_text(path, text.getvalue())
 
 
 def _tell_failed(failed: Mapping[str, str]) -> None:

@@ -14,9 +14,11 @@ from PIL import Image
 from milseg.checkpoint import ModelSpec, load_model
 from milseg.devices import pick_device
 from milseg.errors import UserError, unknown_name
+from milseg.exported import ExportedNetwork, is_exported, load_exported
 from milseg.hub import local_folder
-from milseg.masks import overlay
+from milseg.masks import class_counts, overlay
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.options import InferenceConfig
 from milseg.photos import (
     DECODING_ERRORS,
@@ -31,7 +33,11 @@ from milseg.photos import (
 from milseg.predict import masks_from_scores, upsample
 from milseg.prior import apply_prior
 from milseg.refine import find_refiner
+from milseg.tiles import Network
 from milseg.views import ScoreMap, look
+
+# Numbers of a score map that are worked on together, where it is large.
+BLOCK = 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,6 +94,8 @@ class Segmenter:
         inference: how maps become masks, in place of the spec's own.
         adjust: for some classes a number added to their scores before the top class is taken: above 0 for more of
             the class, below 0 for less; 1 makes it e times as likely at every place.
+        network: what computes the scores in place of `model`, such as the same network made quicker: its score map
+            is all that is asked of it.
 
     Example:
         >>> from milseg.models.backbones import build_fcn
@@ -99,13 +107,15 @@ class Segmenter:
 
     def __init__(
         self,
-        model: FCN,
+        model: FCN | ExportedNetwork,
         spec: ModelSpec,
         *,
         inference: InferenceConfig | None = None,
         adjust: Mapping[str, float] | None = None,
+        network: Network | None = None,
     ) -> None:
         self.model, self.spec = model.eval(), spec
+        self.network: Network = model if network is None else network
         self.classes = spec.classes
         self.inference = inference or spec.inference
         if self.inference.prior and spec.prior is None:
@@ -143,14 +153,15 @@ class Segmenter:
         pixels = self._pixels(photo, max_pixels)
         found = self.scores(pixels, allowed=None if tags is None else self._allowed(tags))
         scores = found.scores
-        mask = self._mask(pixels, found)
-        p = scores.softmax(dim=1)[0]
+        mask = self.mask_of(pixels, found)
+        best, confidence = certainty(scores[0])
+        counts = class_counts(mask)
         return Segmentation(
             mask=mask,
             classes=self.classes,
-            tags=self._shown(mask, p.flatten(1).amax(dim=1).tolist()),
-            areas=self._areas(mask),
-            confidence=float(p.amax(dim=0).mean()),
+            tags=self._shown(counts, best),
+            areas=self._areas(counts),
+            confidence=confidence,
             scores=np.asarray(scores[0].numpy(), dtype=np.float32),
             stride=found.stride,
             offset=found.offset,
@@ -167,18 +178,27 @@ class Segmenter:
         """
         config = self.inference
         found = look(
-            self.model, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
+            self.network, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
         )
-        scores = found.scores.float().cpu()
-        if config.prior and self.spec.prior is not None and allowed is None:
-            scores = apply_prior(scores, self.spec.prior, config.prior)
-        scores = scores + self._shift[None, :, None, None]
+        found = found._replace(scores=found.scores.float().cpu())
+        scores = (found if allowed is not None else self.with_prior(found)).scores
+        if self._shift.any():
+            scores = scores + self._shift[None, :, None, None]
         if allowed is not None:
             scores = scores.masked_fill(~allowed[None, :, None, None], -torch.inf)
         return found._replace(scores=scores)
 
-    def probabilities(self, photo: UInt8, found: ScoreMap, size: tuple[int, int]) -> torch.Tensor:
-        """The softmax of the map interpolated to `size`, after the refiner where there is one; float32 [C, h, w]."""
+    def with_prior(self, found: ScoreMap) -> ScoreMap:
+        """The map weighed by the image-level prior, as strongly as `inference` says."""
+        if not self.inference.prior or self.spec.prior is None:
+            return found
+        return found._replace(scores=apply_prior(found.scores, self.spec.prior, self.inference.prior))
+
+    def probabilities(
+        self, photo: UInt8, found: ScoreMap, size: tuple[int, int], *, refined: bool = True
+    ) -> torch.Tensor:
+        """The softmax of the map interpolated to `size`, float32 [C, h, w]; after the refiner where there is one and
+        `refined` asks for it."""
         # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
         fine = upsample(
             found.scores.clamp_min(-1e30),
@@ -187,13 +207,16 @@ class Segmenter:
             offset=found.offset,
             input_size=found.input_size,
         )[0].softmax(dim=0)
-        return fine if self._refine is None else self._refine(resize_photo(photo, size), fine)
+        if self._refine is None or not refined:
+            return fine
+        return self._refine(resize_photo(photo, size), fine)
 
-    def _mask(self, photo: UInt8, found: ScoreMap) -> UInt8:
+    def mask_of(self, photo: UInt8, found: ScoreMap) -> UInt8:
+        """The mask uint8 [H, W] of a photo uint8 [H, W, 3] from its map: interpolated, refined, top class."""
         size = (photo.shape[0], photo.shape[1])
         if self._refine is None:
             top = masks_from_scores(
-                found.scores.clamp_min(-1e30),
+                found.scores,
                 size,
                 stride=found.stride,
                 offset=found.offset,
@@ -230,13 +253,27 @@ class Segmenter:
             raise UserError("no tag is known, and the model has no background; expected at least one tag")
         return torch.tensor(allowed)
 
-    def _areas(self, mask: UInt8) -> dict[str, float]:
-        counts = np.bincount(mask.ravel(), minlength=len(self.classes))
-        return {name: float(counts[i] / mask.size) for i, name in enumerate(self.classes) if counts[i]}
+    def _areas(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        return {name: float(counts[i] / counts.sum()) for i, name in enumerate(self.classes) if counts[i]}
 
-    def _shown(self, mask: UInt8, best: Sequence[float]) -> tuple[tuple[str, float], ...]:
-        numbers = [int(n) for n in np.unique(mask) if self.classes[n] != "background"]
-        return tuple(sorted(((self.classes[n], float(best[n])) for n in numbers), key=lambda tag: -tag[1]))
+    def _shown(self, counts: NDArray[np.int64], best: Sequence[float]) -> tuple[tuple[str, float], ...]:
+        shown = [
+            (name, float(best[i]))
+            for i, name in enumerate(self.classes)
+            if counts[i] and name != "background"
+        ]
+        return tuple(sorted(shown, key=lambda tag: -tag[1]))
+
+
+def certainty(scores: torch.Tensor) -> tuple[list[float], float]:
+    """The highest probability of each class at any place of [C, h, w], and the mean of the top class's."""
+    step = max(1, BLOCK // (scores.shape[0] * scores.shape[2]))
+    best, total = torch.zeros(len(scores)), 0.0
+    for rows in scores.split(step, dim=1):
+        p = rows.softmax(dim=0)
+        best = torch.maximum(best, p.flatten(1).amax(dim=1))
+        total += float(p.amax(dim=0).mean()) * rows.shape[1]
+    return best.tolist(), total / scores.shape[1]
 
 
 def load(
@@ -246,7 +283,7 @@ def load(
     inference: InferenceConfig | None = None,
     adjust: Mapping[str, float] | None = None,
 ) -> Segmenter:
-    """Load a model folder, or `hf://OWNER/NAME` from the Hugging Face hub, ready to segment.
+    """Load a model folder, `hf://OWNER/NAME` from the Hugging Face hub, or an exported .onnx file, ready to segment.
 
     >>> model = load("runs/demo/models/mil-fcn")  # doctest: +SKIP
     >>> model.segment("photo.jpg").tags  # doctest: +SKIP
@@ -255,5 +292,11 @@ def load(
     Raises:
         UserError: no model folder, a damaged file, or a device that is not there.
     """
+    if is_exported(folder):
+        if device not in ("auto", "cpu"):
+            raise UserError(f"{folder}: an exported model runs on the CPU; leave --device {device} out")
+        network, spec = load_exported(Path(folder))
+        return Segmenter(network, spec, inference=inference, adjust=adjust)
     model, spec = load_model(local_folder(folder))
-    return Segmenter(model.to(pick_device(device)), spec, inference=inference, adjust=adjust)
+    model.to(pick_device(device))
+    return Segmenter(model, spec, inference=inference, adjust=adjust, network=folded(model))

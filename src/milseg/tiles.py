@@ -100,8 +100,8 @@ def photo_tile_scores(
             smaller = min(most, height * width) // 4
             if smaller < SMALLEST or math.isqrt(smaller) <= network.field + 2 * network.stride:
                 raise UserError(
-                    f"a photo of {width} x {height} pixels does not fit into the memory of {device}, not even in tiles; "
-                    "free some, take --device cpu, or a smaller --longest-side"
+                    f"a photo of {width} x {height} pixels does not fit into the memory of {device}, not even in "
+                    "tiles; free some, take --device cpu, or a smaller --longest-side"
                 ) from error
             most = smaller
         # After the handler, which holds the tensors of the failed call.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-from milseg.models.fcn import FCN
-from milseg.photos import UInt8, fit_size, normalise, resize_photo
+from milseg.photos import UInt8, fit_size, resize_photo
 from milseg.predict import bilinear_weights
+from milseg.tiles import Network, photo_tile_scores
 
 
 class ScoreMap(NamedTuple):
@@ -33,7 +33,7 @@ class ScoreMap(NamedTuple):
 
 @torch.inference_mode()
 def look(
-    model: FCN,
+    model: Network,
     photo: UInt8,
     *,
     longest_side: int | None = None,
@@ -45,12 +45,14 @@ def look(
     One view at scale 1 gives the network's own scores. Several are merged on a grid of half the network's stride: the
     log of the mean over the views of the softmax, each interpolated bilinearly to the grid.
 
+    Photos of more than `milseg.tiles.TILE_PIXELS` go through the network in tiles, with the same scores.
+
     Args:
         longest_side: photos larger than this are made smaller before `scales` apply; None keeps their size.
         scales: sizes of the views, times the (made smaller) photo's.
         flip: see each size mirrored as well.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     seen = fit_size(photo.shape[0], photo.shape[1], longest_side)
     if tuple(scales) == (1.0,) and not flip:
         return ScoreMap(_scores(model, photo, seen, device), model.stride, model.offset, seen)
@@ -60,7 +62,7 @@ def look(
     views = [(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
     for scale, mirrored in views:
         size = (max(1, round(seen[0] * scale)), max(1, round(seen[1] * scale)))
-        scores = _scores(model, photo[:, ::-1] if mirrored else photo, size, device)
+        scores = _scores(model, photo[:, ::-1] if mirrored else photo, size, device).to(device)
         rows = (grid[0] + 0.5) * (size[0] / seen[0]) - 0.5
         columns = (grid[1] + 0.5) * (size[1] / seen[1]) - 0.5
         if mirrored:
@@ -74,7 +76,12 @@ def look(
     return ScoreMap((total / len(views)).clamp_min(smallest).log(), stride, model.offset, seen)
 
 
-def _scores(model: FCN, photo: UInt8, size: tuple[int, int], device: torch.device) -> torch.Tensor:
-    image = normalise(resize_photo(photo, size))[None].to(device, memory_format=torch.channels_last)
-    scores: torch.Tensor = model(image)
-    return scores.float()
+def _scores(model: Network, photo: UInt8, size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    return photo_tile_scores(model, resize_photo(photo, size), device=device)
+
+
+def device_of(network: Network) -> torch.device:
+    """Where a network computes; the CPU for one that is no torch module."""
+    if isinstance(network, torch.nn.Module):
+        return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return torch.device("cpu")

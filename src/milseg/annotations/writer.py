@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from milseg.bags import VOID
 from milseg.errors import UserError
 from milseg.files import check_writable
+from milseg.masks import class_counts
 from milseg.photos import PackedPhoto, UInt8
 
 # Of one part of a name, bytes: file systems take 255, and a temporary name adds its own letters.
@@ -118,7 +120,8 @@ def check_prediction(prediction: Prediction, classes: Sequence[str]) -> None:
             f"{prediction.name}: expected a mask uint8 {list(prediction.size)}, "
             f"got {mask.dtype} {list(mask.shape)}"
         )
-    highest = int(np.where(mask == VOID, 0, mask).max())
+    numbers = np.flatnonzero(class_counts(mask))
+    highest = int(max((number for number in numbers if number != VOID), default=0))
     if highest >= len(classes):
         raise ValueError(
             f"{prediction.name}: holds the number {highest}, but there are {len(classes)} classes"
@@ -162,7 +165,8 @@ class Ledger:
                 entry = read_entry(line)
                 if entry is None:
                     break
-                self.names[entry["name"]] = entry["photo_file"]
+                # One copy of each for all the ledgers of a run.
+                self.names[sys.intern(entry["name"])] = sys.intern(entry["photo_file"])
                 end += len(line)
         return end
 
@@ -184,7 +188,7 @@ class Ledger:
         entry = {"name": name, "photo_file": photo_file, "data": data}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self._write(line.encode() + b"\n")
-        self.names[name] = photo_file
+        self.names[sys.intern(name)] = sys.intern(photo_file)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The entries, read from the file one at a time, in the order in which they came."""
@@ -269,7 +273,7 @@ class Writer(ABC):
 
     def present(self, mask: UInt8) -> list[int]:
         """The labels' numbers that a mask shows; never the background, never void."""
-        counts = np.bincount(mask.ravel(), minlength=256)
+        counts = class_counts(mask)
         return [number for number in range(self.first_label, len(self.classes)) if counts[number]]
 
     def add(self, prediction: Prediction) -> bool:

@@ -13,8 +13,9 @@ from milseg.options.configs import (
 )
 from milseg.options.evaluate import EvaluateOptions
 from milseg.options.export import EXPORT_SUFFIXES, ExportOptions
-from milseg.options.predict import ListOptions, PredictOptions
+from milseg.options.predict import ListOptions, MergeOptions, PredictOptions
 from milseg.options.reproduce import DigitsOptions, VocOptions, VocResultsOptions
+from milseg.options.serve import ServeOptions
 from milseg.options.shard import ShardOptions
 from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
@@ -31,7 +32,9 @@ __all__ = [
     "ExportOptions",
     "InferenceConfig",
     "ListOptions",
+    "MergeOptions",
     "PredictOptions",
+    "ServeOptions",
     "ShardOptions",
     "TrainConfig",
     "TrainOptions",
