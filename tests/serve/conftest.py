@@ -25,8 +25,9 @@ from milseg.checkpoint import ModelSpec
 from milseg.models.backbones import build_fcn
 from milseg.options import ServeOptions
 from milseg.segmenter import Segmenter
-from milseg.serve.app import Server, build
+from milseg.serve.app import Server
 from milseg.serve.engine import Engine
+from milseg.serve.run import listen, web_config
 
 CLASSES = ("background", "cat", "dog", "sheep")
 
@@ -35,7 +36,7 @@ CLASSES = ("background", "cat", "dog", "sheep")
 def segmenter() -> Segmenter:
     torch.manual_seed(3)
     model = build_fcn("tiny", len(CLASSES))
-    torch.nn.init.normal_(model.score.weight, std=0.1)
+    torch.nn.init.normal_(model.score_layer.weight, std=0.3)
     return Segmenter(model, ModelSpec(backbone="tiny", classes=CLASSES, supervision="image tags"))
 
 
@@ -120,15 +121,14 @@ def start(segmenter: Segmenter) -> Iterator[Start]:
             label_studio_token=label_studio_token,
             examples=examples or {},
         )
-        web = uvicorn.Server(
-            uvicorn.Config(build(server), port=0, log_level="error", lifespan="off", access_log=False)
-        )
-        thread = threading.Thread(target=web.run, daemon=True)
+        web = uvicorn.Server(web_config(server))
+        listener = listen("127.0.0.1", 0)
+        thread = threading.Thread(target=web.run, args=([listener],), daemon=True)
         thread.start()
         until = time.monotonic() + 60
         while not web.started and time.monotonic() < until:
             time.sleep(0.01)
-        live = Live(server, web.servers[0].sockets[0].getsockname()[1], web)
+        live = Live(server, listener.getsockname()[1], web)
         running.append((live, thread))
         return live
 

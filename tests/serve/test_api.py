@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -82,7 +83,7 @@ def test_heat_maps_are_the_probabilities(live: Live, segmenter: Segmenter) -> No
     found = segmenter.segment(pixels, tags=["cat", "dog"])
     e = np.exp(found.scores - found.scores.max(axis=0))
     p = e / e.sum(axis=0)
-    data = __import__("base64").b64decode(heat["maps"]["dog"].partition(",")[2])
+    data = base64.b64decode(heat["maps"]["dog"].partition(",")[2])
     np.testing.assert_allclose(mask_in(data) / 255, p[2], atol=0.5 / 255 + 1e-6)
     # Stride 4, offset 0, the photo not resized: the first place reaches from pixel -1.5 to 2.5.
     rows, columns = found.scores.shape[1:]
@@ -139,7 +140,8 @@ WRONG = {
     "no photo": (b"", {}, "", 422, "no photo"),
     "no image": (b"hello", {}, "", 422, "not an image"),
     "cut short": (GOOD[: len(GOOD) // 2], {}, "", 422, "cut short"),
-    "a bomb": (bomb(), {}, "", 422, "3,600,000,000 pixels"),
+    "a bomb": (bomb(), {}, "", 422, "decompression bomb"),
+    "too many pixels": (png_of(np.zeros((300, 400, 3), np.uint8)), {}, "", 422, "120,000 pixels, more than the limit"),
     "an unknown tag": (GOOD, {}, "?tags=cot", 422, "did you mean 'cat'"),
     "an unknown rule": (GOOD, {}, "?rule=os:system", 422, "rule is 'os:system'"),
     "an unknown inclusion": (GOOD, {}, "?include=weights", 422, "include is 'weights'"),

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from milseg.bags import BagSet
+from milseg.bags import BagSet, load_photo
 from milseg.checkpoint import ModelSpec
 from milseg.devices import pick_device
 from milseg.experiments.ablations import run_ablations
-from milseg.experiments.table1 import Experiment, Row, prepare_folder, run_table1
+from milseg.experiments.table1 import Experiment, Row, figure_photos, prepare_folder, run_table1
+from milseg.files import atomic_path
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.models.transfer import transfer_score_layer
@@ -125,6 +127,14 @@ def make_experiment(options: DigitsOptions, classifier: FCN, train: BagSet, val:
     )
 
 
+def write_examples(folder: Path, val: BagSet) -> None:
+    """Figure 1's scenes as files beside the model, for `milseg serve` to offer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in figure_photos(val):
+        with atomic_path(folder / f"{val.bags[index].name}.png", sync=False) as temporary:
+            Image.fromarray(load_photo(val.bags[index])).save(temporary, format="PNG")
+
+
 def reproduce_digits(options: DigitsOptions, *, progress: bool = True) -> list[Row]:
     """Run the experiment into `options.out`; see `run_table1` for what is written there."""
     device = pick_device(options.device)
@@ -134,6 +144,7 @@ def reproduce_digits(options: DigitsOptions, *, progress: bool = True) -> list[R
     classifier = pretrain(options, device=device, progress=progress)
     experiment = make_experiment(options, classifier, train, val)
     rows = run_table1(experiment, options.out, device=device, resume=options.resume, progress=progress)
+    write_examples(options.out / "models" / "mil-fcn" / "examples", val)
     if options.ablations:
         run_ablations(experiment, rows, options.out, device=device, progress=progress)
     return rows

@@ -121,7 +121,8 @@ def chosen_instances(
         "places": for each present class its heaviest places with x, y (pixels of the photo, the place's centre), weight and
         loss (-log of the probability, nats).
     """
-    scores = segmenter.scores(found.photo).scores if found.tags_given else torch.from_numpy(found.scores)[None]
+    # A copy: what inference mode made can take no gradient.
+    scores = segmenter.scores(found.photo).scores.clone() if found.tags_given else torch.tensor(found.scores)[None]
     names = [n for n in found.classes if n in present or n == "background"]
     tags = torch.tensor([[PRESENT if n in names else ABSENT for n in found.classes]], dtype=torch.int8)
     valid = torch.ones(1, *scores.shape[2:], dtype=torch.bool)

@@ -183,8 +183,8 @@ def _add_segment(app: FastAPI, server: Server) -> None:
     async def segment(
         request: Request,
         tags: str | None = Query(None, description=describe.TAGS, examples=["cat,dog"], max_length=10_000),
-        include: str = Query("", description=describe.INCLUDE, examples=["heat,instances"], max_length=100),
-        rule: str = Query("max", description=describe.RULE, max_length=100),
+        include: str = Query("", description=describe.INCLUDE, json_schema_extra=describe.INCLUDE_SCHEMA),
+        rule: str = Query("max", description=describe.RULE, json_schema_extra=describe.RULE_SCHEMA),
     ) -> Response:
         kind = best_type(request.headers.get("accept", ""), (JSON, PNG))
         if kind is None:

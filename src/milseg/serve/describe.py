@@ -24,7 +24,12 @@ INCLUDE = (
     "More in the JSON, with commas: heat (each class's probability over the photo), instances (the places that a "
     "rule would teach from these tags)."
 )
-RULE = "The rule whose instances are included: " + ", ".join(SHOWN_RULES) + "."
+INCLUDE_SCHEMA: dict[str, Any] = {
+    "pattern": "^((heat|instances)(,(heat|instances))*)?$",
+    "examples": ["heat,instances"],
+}
+RULE = "The rule whose instances are included."
+RULE_SCHEMA: dict[str, Any] = {"enum": list(SHOWN_RULES)}
 
 _PHOTO = {"type": "string", "format": "binary"}
 PHOTO_BODY: dict[str, Any] = {

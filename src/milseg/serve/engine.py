@@ -12,8 +12,11 @@ from typing import TypeVar
 
 import torch
 
+from milseg.exported import ExportedNetwork
 from milseg.photos import PackedPhoto, UInt8, open_photo
+from milseg.segmenter import Segmenter
 from milseg.serve.problems import busy
+from milseg.serve.together import Together
 
 T = TypeVar("T")
 RETRY_SECONDS = 2
@@ -22,24 +25,24 @@ RETRY_SECONDS = 2
 class Engine:
     """Worker threads behind a line of bounded length.
 
-    Several photos at once, each on one core, give more masks a second than one photo on all cores: small networks
-    leave cores idle at every layer's end. Each photo is computed by itself, so that its mask is the one that `milseg
-    predict` writes, whoever else asks.
+    Several photos at once, each on its share of the cores, give more masks a second than one photo on all cores: small
+    networks leave cores idle at every layer's end.
 
     Args:
-        workers: photos computed at the same time.
+        workers: photos in work at the same time.
         queue: further ones that may wait.
+        threads: of torch in each worker; 0 shares the cores.
     """
 
-    def __init__(self, *, workers: int, queue: int) -> None:
+    def __init__(self, *, workers: int, queue: int, threads: int = 0) -> None:
         self.capacity = workers + queue
         self.taken = 0
         self.closing = False
         self._idle = asyncio.Event()
         self._idle.set()
-        threads = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1) // workers)
+        each = threads or max(1, cores() // workers)
         self._pool = ThreadPoolExecutor(
-            workers, thread_name_prefix="milseg", initializer=lambda: torch.set_num_threads(threads)
+            workers, thread_name_prefix="milseg", initializer=lambda: torch.set_num_threads(each)
         )
 
     @contextmanager
@@ -74,6 +77,23 @@ class Engine:
 
     def close(self) -> None:
         self._pool.shutdown(wait=True)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_engine(segmenter: Segmenter, *, workers: int, batch: int, queue: int) -> Engine:
+    """An engine for a segmenter, whose network it may make one that sees photos together.
+
+    A network from a file (ONNX) takes one photo a call, and keeps doing so.
+    """
+    if batch == 1 or isinstance(segmenter.network, ExportedNetwork):
+        return Engine(workers=workers, queue=queue)
+    segmenter.network = Together(segmenter.network, lanes=workers, most=batch)
+    # Enough photos in work for every lane to find a full batch.
+    return Engine(workers=workers * batch, queue=queue, threads=max(1, cores() // workers))
 
 
 class SentPhoto(PackedPhoto):

@@ -19,6 +19,8 @@ from milseg.options import ServeOptions
 from milseg.segmenter import load
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from milseg.serve.app import Server
 
 
@@ -41,15 +43,10 @@ def serve(options: ServeOptions) -> None:
     label_studio_token = read_token(options.label_studio_token_file)
     listener = listen(options.host, options.port)
     with contextlib.closing(listener):
-        port = listener.getsockname()[1]
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        print(f"milseg serves {folder} at http://{host}:{port}/ (Ctrl-C stops it)", flush=True)
-        if not options.loopback and not token:
-            print("Anyone who reaches this address can use it: give a token with --token-file.", flush=True)
         from milseg.serve.app import Server, read_examples
-        from milseg.serve.engine import Engine
+        from milseg.serve.engine import start_engine
 
-        engine = Engine(workers=options.workers, queue=options.queue)
+        engine = start_engine(segmenter, workers=options.workers, batch=options.batch, queue=options.queue)
         server = Server(
             segmenter=segmenter,
             name=f"{folder.resolve().name}@{fingerprint(folder)}",
@@ -59,32 +56,48 @@ def serve(options: ServeOptions) -> None:
             token=token,
             label_studio_token=label_studio_token,
         )
-        asyncio.run(_answer(server, listener))
+        asyncio.run(_answer(server, listener, f"milseg serves {folder} at {address(options.host, listener)}"))
         engine.close()
 
 
-async def _answer(server: Server, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what was taken, while /ready and new photos are answered 503."""
+def address(host: str, listener: socket.socket) -> str:
+    """Where a browser finds the server."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+
+
+def web_config(server: Server) -> uvicorn.Config:
+    """How uvicorn runs the server."""
     import uvicorn
 
     from milseg.serve.app import build
 
+    return uvicorn.Config(
+        build(server),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=60,
+    )
+
+
+async def _answer(server: Server, listener: socket.socket, said: str) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what was taken, while /ready and new photos are answered 503."""
+    import uvicorn
+
     class Uvicorn(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            print(f"{said} (Ctrl-C stops it)", flush=True)
+            if not server.options.loopback and not server.token:
+                print("Anyone who reaches this address can use it: give a token with --token-file.", flush=True)
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield  # ours, below: uvicorn's own would close the door before it says that it is closing
 
-    web = Uvicorn(
-        uvicorn.Config(
-            build(server),
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=60,
-        )
-    )
+    web = Uvicorn(web_config(server))
     stopping: list[asyncio.Task[None]] = []
 
     async def stop() -> None:

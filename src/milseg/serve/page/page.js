@@ -130,7 +130,8 @@ async function draw() {
   const places = answer.instances && $("places").open ? answer.instances.places : [];
   view.mark(
     names.filter(({ number }) => !hidden.has(number)),
-    places.map((place) => ({ ...place, number: numberOf(place.name) })).filter(({ number }) => !hidden.has(number)),
+    places.map((place) => ({ ...place, number: numberOf(place.name) }))
+      .filter(({ name, number }) => (heat ? name === heat : !hidden.has(number))),
   );
   $("legend").hidden = !heat;
   $("legend").lastElementChild.textContent = heat ? `probability of ${heat}` : "";

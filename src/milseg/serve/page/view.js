@@ -88,6 +88,8 @@ export class View {
   drawHeat(heat, box, opacity) {
     const [x, y, width, height] = box.map((side) => side * this.scale);
     const large = new OffscreenCanvas(this.canvas.width, this.canvas.height), pen = large.getContext("2d");
+    // Beyond the outermost places the nearest one holds: stretched below, in its place above.
+    pen.drawImage(heat, 0, 0, large.width, large.height);
     pen.drawImage(heat, x, y, width, height);
     const picture = pen.getImageData(0, 0, large.width, large.height);
     const table = Array.from({ length: 256 }, (_, i) => heatColour(i / 255));

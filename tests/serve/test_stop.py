@@ -1,0 +1,117 @@
+"""`milseg serve` as a process: it starts, answers, and stops in order."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from milseg.checkpoint import save_model
+from milseg.errors import UserError
+from milseg.segmenter import Segmenter
+from milseg.serve.run import fingerprint, listen, read_token
+
+from .conftest import photo, png_of
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def folder(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "small"
+    save_model(path, segmenter.model, segmenter.spec)
+    return path
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "milseg", "serve", "--model", str(folder), "--port", "0", "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    match = re.search(r"http://127\.0\.0\.1:(\d+)/", said)
+    assert match, said
+    yield process, int(match[1])
+    process.kill()
+    process.communicate()
+
+
+def test_sigterm_finishes_what_was_taken(served: tuple[subprocess.Popen[str], int]) -> None:
+    process, port = served
+    data = png_of(photo(0))
+
+    def connection() -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    slow, other = connection(), connection()
+    # A photo that is half sent has its place; it is taken.
+    slow.putrequest("POST", "/v1/segment")
+    slow.putheader("Content-Length", str(len(data)))
+    slow.endheaders()
+    slow.send(data[:50])
+    while True:
+        other.request("GET", "/metrics")
+        if b"milseg_photos_taken 1" in other.getresponse().read():
+            break
+    process.send_signal(signal.SIGTERM)
+    for _ in range(1000):
+        other.request("GET", "/ready")
+        ready = other.getresponse()
+        ready.read()
+        if ready.status == 503:
+            break
+    assert ready.status == 503
+    other.request("POST", "/v1/segment", data)
+    refused = other.getresponse()
+    assert (refused.status, refused.getheader("Retry-After")) == (503, "10")
+    refused.read()
+    other.request("GET", "/health")
+    assert other.getresponse().read()
+    slow.send(data[50:])
+    assert slow.getresponse().status == 200
+    assert process.wait(60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def test_one_server_a_port() -> None:
+    first = listen("127.0.0.1", 0)
+    first.listen()
+    try:
+        with pytest.raises(UserError, match="choose another --port"):
+            listen("127.0.0.1", first.getsockname()[1])
+    finally:
+        first.close()
+
+
+def test_a_token_is_one_word(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("abc\n")
+    assert read_token(path) == "abc"
+    assert read_token(None) == ""
+    for text in ("", "a b"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="expected one token"):
+            read_token(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_token(tmp_path / "none")
+
+
+def test_the_version_follows_the_weights(folder: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    save_model(tmp_path / "same", segmenter.model, segmenter.spec)
+    assert fingerprint(tmp_path / "same") == fingerprint(folder)
+    with (tmp_path / "same" / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert fingerprint(tmp_path / "same") != fingerprint(folder)
