@@ -25,9 +25,8 @@ from milseg.photos import (
     normalise,
     open_mask,
     open_photo,
-    resize_mask,
-    resize_photo,
 )
+from milseg.zoom import Zoom, zoomed_mask, zoomed_photo
 
 BACKGROUND = 0
 VOID = 255
@@ -213,6 +212,7 @@ def load_batch(
     longest_side: int | None = None,
     with_masks: bool = False,
     flips: Iterable[bool] | None = None,
+    zooms: Iterable[Zoom] | None = None,
 ) -> BagBatch:
     """Read some bags of a set and pad them to one size.
 
@@ -221,21 +221,35 @@ def load_batch(
             size.
         with_masks: also read the masks. Without it no mask file is opened.
         flips: for each bag whether to mirror it left to right; None mirrors none.
+        zooms: for each bag how near it is seen; None sees each whole. Where a window shows nothing of a class that is
+            present, by the mask, the class's tag is UNKNOWN: it may be in the window or outside it.
     """
     bags = [bag_set.bags[i] for i in indices]
     mirror = list(flips) if flips is not None else [False] * len(bags)
-    images, masks = [], []
-    for bag, flip in zip(bags, mirror, strict=True):
+    near = list(zooms) if zooms is not None else [Zoom()] * len(bags)
+    images, tags, masks = [], [], []
+    for bag, flip, zoom in zip(bags, mirror, near, strict=True):
         photo = load_photo(bag)
         height, width = photo.shape[:2]
         size = fit_size(height, width, longest_side)
+        known = bag.tags
         if with_masks:
-            mask = resize_mask(load_mask(bag, bag_set, size=(height, width)), size)
+            mask = zoomed_mask(load_mask(bag, bag_set, size=(height, width)), size, zoom)
             masks.append(mask[:, ::-1] if flip else mask)
-        photo = resize_photo(photo, size)
+            if zoom.factor > 1:
+                known = _seen(known, mask)
+        photo = zoomed_photo(photo, size, zoom)
         images.append(normalise(photo[:, ::-1] if flip else photo))
-    return collate(
-        images, [bag.tags for bag in bags], masks if with_masks else None, [bag.name for bag in bags]
+        tags.append(known)
+    return collate(images, tags, masks if with_masks else None, [bag.name for bag in bags])
+
+
+def _seen(tags: tuple[int, ...], mask: UInt8) -> tuple[int, ...]:
+    """A photo's tags as tags of a window of it."""
+    here = np.bincount(mask.ravel(), minlength=len(tags))
+    return tuple(
+        UNKNOWN if tag == PRESENT and number != BACKGROUND and not here[number] else tag
+        for number, tag in enumerate(tags)
     )
 
 

@@ -28,24 +28,30 @@ from milseg.segmenter import Segmenter
 def own_mask(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure: float) -> UInt8:
     """The mask of a photo uint8 [H, W, 3] whose tags are known, uint8 [H, W]; pixels that are not sure are VOID.
 
+    A refined map is sure of every pixel, right or wrong. What is sure here is where the map before it agreed: the
+    refiner moves a border, and what it moved the border over is left open.
+
     Args:
         segmenter: its inference says which views and which refiner.
         tags: PRESENT, ABSENT or UNKNOWN for each class; only present classes can be in the mask.
-        sure: the least probability of a pixel's top class, 0 to 1.
+        sure: the least probability, before the refiner, of the class that the mask gives to a pixel; 0 to 1.
     """
     allowed = torch.tensor(tags) == PRESENT
     size = (photo.shape[0], photo.shape[1])
     if not allowed.any():
         return np.full(size, VOID, dtype=np.uint8)
     seen = fit_size(*size, segmenter.inference.refine_side)
-    p = segmenter.probabilities(photo, segmenter.scores(photo, allowed=allowed), seen)
+    found = segmenter.scores(photo, allowed=allowed)
+    before = segmenter.probabilities(photo, found, seen, refined=False)
+    after = segmenter.probabilities(photo, found, seen)
     if seen != size:
         rows, columns = (
             bilinear_weights((torch.arange(side) + 0.5) * (small / side) - 0.5, small)
             for side, small in zip(size, seen, strict=True)
         )
-        p = rows @ (p @ columns.T)
-    confidence, top = p.max(dim=0)
+        before, after = (rows @ (p @ columns.T) for p in (before, after))
+    top = after.argmax(dim=0)
+    confidence = before.gather(0, top[None])[0]
     return np.asarray(top.to(torch.uint8).masked_fill_(confidence < sure, VOID).numpy())
 
 

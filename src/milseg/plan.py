@@ -131,6 +131,7 @@ def _with_rounds(recipe: TrainRecipe, rounds: int) -> TrainRecipe:
             max_steps=max(1, first.max_steps // 2),
             mask_weight=model.mask_weight,
             rule_weight=model.rule_weight,
+            zoom=model.zoom,
         ),
     )
     return replace(recipe, stages=(first, *(later[min(i, len(later) - 1)] for i in range(rounds))))

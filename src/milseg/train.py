@@ -25,7 +25,7 @@ from tqdm import tqdm
 from milseg import distributed, stops
 from milseg.bags import BagBatch, BagSet, load_batch
 from milseg.checkpoint import load_state, save_state
-from milseg.devices import autocast, loss_scaler
+from milseg.devices import autocast, compiled, loss_scaler
 from milseg.errors import UserError
 from milseg.micro_batches import accumulated, dropout_of, padded, refuse_to_divide, taken
 from milseg.models.fcn import FCN, freeze
@@ -35,6 +35,7 @@ from milseg.photos import denormalise
 from milseg.predict import upsample
 from milseg.refine import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
+from milseg.zoom import Zoom
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
@@ -81,6 +82,15 @@ def batch_at(
         key = generator(config.seed, position, stream=1)
         flips.append(config.flip and bool(torch.randint(0, 2, (), generator=key)))
     return indices, flips
+
+
+def zooms_at(step: int, config: TrainConfig) -> list[Zoom]:
+    """How near step `step` sees each of its bags; sizes are as likely by factors, places evenly."""
+    found = []
+    for position in range(step * config.batch_size, (step + 1) * config.batch_size):
+        size, down, across = torch.rand(3, generator=generator(config.seed, position, stream=4)).tolist()
+        found.append(Zoom(config.zoom ** (2 * size - 1), down, across))
+    return found
 
 
 _PERMUTATIONS: dict[tuple[int, int, int, tuple[int, ...] | None], list[int]] = {}
@@ -184,6 +194,7 @@ def _batches(
             longest_side=config.longest_side,
             with_masks=with_masks,
             flips=flips[rows],
+            zooms=zooms_at(step, config)[rows] if with_masks else None,
         )
 
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -288,7 +299,7 @@ def fit(
         (slice(0, config.batch_size), own) if entry.sees_batch else (own, slice(0, own.stop - own.start))
     )
     pieces = config.accumulate
-    network = torch.compile(model, dynamic=True) if config.compile else model
+    network = compiled(model) if config.compile else model
 
     began, earlier = time.monotonic(), history[-1]["seconds"] if history else 0.0
     bar = tqdm(

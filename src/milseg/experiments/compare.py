@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from milseg.models.transfer import build_model
 from milseg.named import split_calls
 from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
 from milseg.own_masks import write_own_masks
-from milseg.recipes import POOLED, REFINE, fast_training
+from milseg.recipes import REFINE, VIEWS, best_training
 from milseg.rules import find_rule
 from milseg.segmenter import Segmenter
 from milseg.sources.digits import read_digits
@@ -40,7 +40,7 @@ from milseg.tag_scores import score_tags
 from milseg.train import fit
 
 CAM = "cam"  # class activation maps with a threshold: what people use today
-STEPS = ("plain", "flip", "prior", "refined")  # each with what came before
+STEPS = ("plain", "views", "prior", "refined")  # each with what came before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class Task:
         val: with true masks, for scoring; None where there are none.
         start: the network before training, of a seed.
         spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
+        round: as `config`, for a round on one's own masks.
         refine: the refiner, and the size at which it sees a photo.
         sure: see `milseg.own_masks`.
     """
@@ -64,8 +65,9 @@ class Task:
     start: Callable[[int], FCN]
     spec: ModelSpec
     config: TrainConfig
+    round: TrainConfig
     refine: InferenceConfig
-    sure: float = 0.7
+    sure: float
 
 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
@@ -179,8 +181,7 @@ def _run(
         bags = write_own_masks(
             maker, task.train, folder / f"own-masks-{number}", sure=task.sure, progress=progress
         )
-        config = replace(task.config, rule=trained, learning_rate=rate, seed=seed)
-        config = replace(config, mask_weight=1.0, rule_weight=0.5)
+        config = replace(task.round, rule=trained, learning_rate=rate, seed=seed)
         fit(
             model,
             bags,
@@ -217,6 +218,8 @@ def _train(
     """The trained network, its learning rate, seconds, and tag average precision on the held-out photos."""
     model = task.start(seed)
     config = replace(task.config, rule=rule, learning_rate=rate, seed=seed)
+    if find_rule(rule).supervision == "masks":
+        config = replace(config, zoom=task.round.zoom)
     history = fit(model, task.train, config, out=folder, device=device, resume=resume, progress=progress)
     found = score_tags(model, task.held, longest_side=task.spec.longest_side)
     return model, rate, history[-1]["seconds"] if history else 0.0, found.mean_average_precision
@@ -226,22 +229,32 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
     """Mean IU of each of `STEPS`, and the last one's by class; void excluded, one confusion matrix over the set."""
     if task.val is None:
         return {"mean_iu": dict.fromkeys(STEPS)}
-    flip, refined = InferenceConfig(flip=True, prior=1.0), task.refine
-    spec = calibrated(model, task.spec, flip, task.held)
-    prior = replace(refined, flip=True, prior=1.0 if spec.prior is not None else 0.0)
-    settings = {
-        "plain": InferenceConfig(),
-        "flip": InferenceConfig(flip=True),
-        "prior": replace(prior, refine="none"),
-        "refined": prior,
-    }
-    segmenters = {name: Segmenter(model, spec, inference=config) for name, config in settings.items()}
+    views = replace(task.refine, refine="none")
+    spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
+    prior = 1.0 if spec.prior is not None else 0.0
+    plain, seen, weighed, refined = (
+        Segmenter(model, spec, inference=config)
+        for config in (
+            InferenceConfig(),
+            views,
+            replace(views, prior=prior),
+            replace(task.refine, prior=prior),
+        )
+    )
     evaluations = {name: Evaluation(task.val.classes) for name in STEPS}
     for bag in tqdm(task.val.bags, desc="score", unit="photo", disable=not progress):
         photo = load_photo(bag)
         truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
-        for name, segmenter in segmenters.items():
-            evaluations[name].update(segmenter.segment(photo).mask, truth)
+        found = seen.scores(photo)
+        with_prior = weighed.with_prior(found)
+        masks = {
+            "plain": plain.segment(photo).mask,
+            "views": seen.mask_of(photo, found),
+            "prior": weighed.mask_of(photo, with_prior),
+            "refined": refined.mask_of(photo, with_prior),
+        }
+        for name, mask in masks.items():
+            evaluations[name].update(mask, truth)
     scores = {name: evaluation.compute().to_json() for name, evaluation in evaluations.items()}
     return {
         "mean_iu": {name: scores[name]["mean_iu"] for name in STEPS},
@@ -288,11 +301,12 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
             mask_values=masked.mask_values,
         )
     train, held = hold_out(bags, options.hold_out, seed)
-    recipe = fast_training(options.backbone)
-    config = replace(recipe.stages[0], max_steps=options.max_steps, batch_size=options.batch_size)
-    config = replace(config, longest_side=options.longest_side)
-    if options.weights == "none":
-        config = replace(config, frozen_stride=0)
+    recipe = best_training(options.backbone)
+    frozen = 0 if options.weights == "none" else recipe.stages[0].frozen_stride
+    config, later = (
+        replace(stage, longest_side=options.longest_side, frozen_stride=frozen)
+        for stage in _stages(recipe.stages, options)
+    )
     spec = ModelSpec(
         backbone=options.backbone,
         classes=bags.classes,
@@ -322,8 +336,22 @@ def _source_task(options: CompareOptions, seed: int, device: torch.device, progr
         start=start,
         spec=spec,
         config=config,
+        round=later,
         refine=recipe.own,
+        sure=recipe.sure,
     )
+
+
+def _stages(stages: Sequence[TrainConfig], options: CompareOptions) -> list[TrainConfig]:
+    """The recipe's first training and first round, shortened alike."""
+    return [
+        replace(
+            stage,
+            max_steps=max(1, options.max_steps * stage.max_steps // stages[0].max_steps),
+            batch_size=options.batch_size,
+        )
+        for stage in stages[:2]
+    ]
 
 
 def _photo(bag: Bag) -> str:
@@ -341,6 +369,8 @@ def _digits_task(options: CompareOptions, seed: int, device: torch.device, progr
     train, held = hold_out(train, options.hold_out, seed)
     classifier = pretrain(settings, device=device, progress=progress)
     start = starts(classifier, train.classes, seed)
+    recipe = best_training("tiny")
+    config, later = _stages(recipe.stages, options)
     return Task(
         name="digits",
         train=train,
@@ -348,8 +378,9 @@ def _digits_task(options: CompareOptions, seed: int, device: torch.device, progr
         val=val,
         start=lambda _: start("classifier").train(),
         spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
-        config=replace(
-            POOLED, max_steps=options.max_steps, batch_size=options.batch_size, frozen_stride=0, flip=False
-        ),
-        refine=InferenceConfig(refine=REFINE.replace("scale=2,", ""), refine_side=128),
+        config=replace(config, frozen_stride=0, flip=False),
+        round=replace(later, frozen_stride=0, flip=False),
+        # A scene is as small as what the CRF sees of a photo, and a mirrored digit is none.
+        refine=InferenceConfig(scales=VIEWS, refine=REFINE.replace(",scale=2", ""), refine_side=128),
+        sure=recipe.sure,
     )

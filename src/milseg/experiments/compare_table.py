@@ -11,7 +11,7 @@ from milseg.figures import score_bars
 from milseg.files import write_json, write_text
 from milseg.options import CompareOptions
 
-COLUMNS = {"plain": "as trained", "flip": "+ mirrored", "prior": "+ prior", "refined": "+ refined"}
+COLUMNS = {"plain": "as trained", "views": "+ views", "prior": "+ prior", "refined": "+ refined"}
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> None:

@@ -30,6 +30,8 @@ class TrainConfig:
         schedule: "constant", or "linear" down to 0 at the last step.
         longest_side: larger photos are made this small while training, pixels; none keeps their own size.
         flip: mirror half of the photos.
+        zoom: see each photo at a random size between 1/zoom and zoom times its own, a window of it where it is larger;
+            1 sees it whole. Only beside masks: what a window shows of a photo's tags is known by its mask alone.
         dropout: keep the classifier's dropout layers on.
         warmup: steps in which the learning rate rises from 0.
         max_gradient: longer gradients are made this long (norm over all weights); none leaves them.
@@ -54,6 +56,7 @@ class TrainConfig:
     schedule: str = "constant"
     longest_side: int | None = None
     flip: bool = False
+    zoom: float = 1.0
     dropout: bool = True
     warmup: int = 0
     max_gradient: float | None = None
@@ -70,6 +73,8 @@ class TrainConfig:
         for name in ("warmup", "frozen_stride", "mask_weight", "rule_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not 1 <= self.zoom <= 4:
+            raise UserError(f"zoom is {self.zoom}; expected 1 to 4")
         if self.max_gradient is not None and not self.max_gradient > 0:
             raise UserError(f"max_gradient is {self.max_gradient}; expected a number above 0, or none")
         for name in ("batch_size", "checkpoint_every", "accumulate"):
