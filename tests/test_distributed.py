@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from milseg.options import TrainConfig
 from milseg.train import fit
 
 CLASSES = ("background", "red", "blue")
-PATIENCE = 300  # seconds; a hang is a failure, a busy machine is none
+PATIENCE = 600  # seconds; a hang is a failure, a busy machine is none
+pytestmark = pytest.mark.timeout(3 * PATIENCE)
+STARTED: list[subprocess.Popen[str]] = []
 BASE = TrainConfig(max_steps=3, batch_size=5, learning_rate=1e-2, flip=True, checkpoint_every=2)
 # name -> (backbone, settings): photos of several sizes, 5 bags a step for 1, 2 or 3 processes.
 CASES: dict[str, tuple[str, TrainConfig]] = {
@@ -155,16 +157,34 @@ def start(work: Callable[..., None], *each: list[str]) -> list[subprocess.Popen[
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
         }
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", f"{code}t.{work.__name__}(*sys.argv[1:])", *words],
-                env={**os.environ, **variables},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        command = [sys.executable, "-c", f"{code}t.{work.__name__}(*sys.argv[1:])", *words]
+        processes.append(opened(command, variables))
     return processes
+
+
+def opened(
+    command: list[str], variables: dict[str, str], folder: Path | None = None
+) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """A test that failed leaves no process behind; torchrun takes its own with it."""
+    yield
+    for process in STARTED:
+        process.terminate()
+        process.communicate()
+    STARTED.clear()
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
@@ -173,7 +193,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
         told = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            process.terminate()
     return [p.returncode for p in processes], "".join(t[0] for t in told), "".join(t[1] for t in told)
 
 
@@ -202,7 +222,7 @@ def source(tmp_path: Path) -> Path:
 def words(source: Path, out: str, *more: str) -> list[str]:
     return (
         f"train {source / 'photos'} --tags {source / 'tags.csv'} --out {source / out} --backbone tiny --weights none "
-        f"--batch-size 3 --device cpu --recipe paper --hold-out 0.3 --learning-rate 0.01"
+        "--batch-size 3 --device cpu --recipe paper --hold-out 0.3 --learning-rate 0.01 --select-every 100"
     ).split() + list(more)
 
 
@@ -273,17 +293,8 @@ def test_torchrun_stopped_in_a_round_and_resumed_is_bit_for_bit_the_same(source:
 
     def torchrun(out: str, *more: str) -> subprocess.Popen[str]:
         arguments = words(source, out, "--rule", "slow:rule", "--rounds", "1", "--max-steps", "12", *more)
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-                *("-m", "milseg", *arguments),
-            ],
-            cwd=source,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        return opened([*launcher, "-m", "milseg", *arguments], {"OMP_NUM_THREADS": "1"}, source)
 
     statuses, told, errors = ended([torchrun("whole")])
     assert statuses == [0], errors

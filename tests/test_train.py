@@ -754,6 +754,12 @@ def test_compile_trains_what_torch_compiled(monkeypatch: pytest.MonkeyPatch) -> 
     assert_same(weights(model), weights(plain))
 
 
+def test_compile_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=r"--compile: needs a C\+\+ compiler"):
+        fit(tiny(), toy(), replace(QUICK, compile=True), progress=False)
+
+
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same() -> None:
     plain, model = pointwise(), pointwise()

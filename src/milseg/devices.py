@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
+from typing import Any
 
 import torch
 
@@ -51,6 +54,19 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The block in which the network computes; its weights, and the loss outside of it, stay float32."""
     kind: torch.dtype = getattr(torch, precision)
     return torch.autocast(device.type, dtype=kind, enabled=kind != torch.float32)
+
+
+def compiled(network: torch.nn.Module) -> Any:
+    """The network as torch.compile makes it, for photos of any size; its weights are the same tensors.
+
+    Raises:
+        UserError: no compiler that torch.compile could call.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")):
+        raise UserError(
+            "--compile: needs a C++ compiler, and found none; install one such as g++, or leave it out"
+        )
+    return torch.compile(network, dynamic=True)
 
 
 def loss_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

@@ -32,12 +32,14 @@ from milseg.distributed import (
     same_everywhere,
     seen_by_all,
     share,
+    size,
 )
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
 from milseg.files import claim_folder, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.models.transfer import TransferReport, build_model
 from milseg.options import CheckOptions, TrainConfig, TrainOptions, seconds_of
 from milseg.options.shard import ShardReading
@@ -222,7 +224,7 @@ def _train(
         if number:
             if is_main():
                 print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
-            maker = Segmenter(model, plan.spec, inference=plan.recipe.own)
+            maker = Segmenter(model, plan.spec, inference=plan.recipe.own, network=folded(model))
             bags = write_own_masks(
                 maker,
                 train,
@@ -374,7 +376,8 @@ def _say(
     )
     for note in bags.notes:
         print(f"  {note}")
-    print(f"{plan.spec.backbone} on {device}, {training_words(plan.recipe)}")
+    processes = f"{size()} processes on {device.type}" if size() > 1 else str(device)
+    print(f"{plan.spec.backbone} on {processes}, {training_words(plan.recipe)}")
     print(report)
 
 
