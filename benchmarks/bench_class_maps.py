@@ -51,7 +51,7 @@ def main() -> None:
     network = make_classifier("mobilenet_v2", 1000).eval()
     fit_norms(network, photo)
     model = folded(cast_classifier("mobilenet_v2", same(network)).eval())
-    rival: Any = GradCAM(model=network, target_layers=[network.features[-1]])  # type: ignore[index,union-attr]
+    rival: Any = GradCAM(model=network, target_layers=[network.features[-1]])  # type: ignore[index]
 
     def theirs(tags: list[int]) -> NDArray[np.float32]:
         maps = [rival(input_tensor=photo, targets=[ClassifierOutputTarget(tag)])[0] for tag in tags]
@@ -86,7 +86,7 @@ def fit_norms(network: torch.nn.Module, photo: torch.Tensor) -> None:
     with torch.no_grad():
         network(photo)
     network.eval()
-    torch.nn.init.normal_(network.classifier[1].weight, std=0.1)  # type: ignore[index,union-attr,arg-type]
+    torch.nn.init.normal_(network.classifier[1].weight, std=0.1)  # type: ignore[index,union-attr]
 
 
 @torch.inference_mode()

@@ -201,7 +201,7 @@ class Rival:
 
     def run(self, photos: list[Path]) -> None:
         torch.set_num_threads(self.threads)
-        self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.model.to(memory_format=self.layout)
         for path in photos:
             mask = Image.fromarray(self.mask(path))
             mask.putpalette(palette().tobytes())

@@ -59,6 +59,6 @@ def test_a_mistake_comes_out_at_its_turn_and_closing_ends_the_work() -> None:
     before = threading.active_count()
     results = ahead(abs, range(100), workers=2)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert threading.active_count() == before
     assert len(started) < 10

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+import torch
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,6 +24,11 @@ def processors() -> int:
     return max(1, here // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
 
 
+def one_thread() -> None:
+    """For `begin`: several things at once, each on one thread, rather than each layer on several; none waits."""
+    torch.set_num_threads(1)
+
+
 def ahead(
     work: Callable[[Item], Result],
     items: Iterable[Item],
@@ -31,7 +38,7 @@ def ahead(
     cost: Callable[[Item], int] = lambda item: 0,
     most: int = 0,
     begin: Callable[[], None] | None = None,
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Each item with its result, in the items' order, worked on by threads ahead of the reader.
 
     While the reader uses one result, the next ones are made: at most `workers` + `waiting` items are begun and not yet

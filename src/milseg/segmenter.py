@@ -269,7 +269,8 @@ def certainty(scores: torch.Tensor) -> tuple[list[float], float]:
     """The highest probability of each class at any place of [C, h, w], and the mean of the top class's."""
     step = max(1, BLOCK // (scores.shape[0] * scores.shape[2]))
     best, total = torch.zeros(len(scores)), 0.0
-    for rows in scores.split(step, dim=1):
+    for start in range(0, scores.shape[1], step):
+        rows = scores[:, start : start + step]
         p = rows.softmax(dim=0)
         best = torch.maximum(best, p.flatten(1).amax(dim=1))
         total += float(p.amax(dim=0).mean()) * rows.shape[1]
