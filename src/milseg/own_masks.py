@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from milseg.bags import PRESENT, VOID, BagSet, load_photo
+from milseg.bags import PRESENT, VOID, Bag, BagSet, load_photo
 from milseg.distributed import agreed, share
 from milseg.masks import write_mask
 from milseg.photos import UInt8, fit_size
+from milseg.pipeline import ahead, one_thread, processors
 from milseg.predict import bilinear_weights
 from milseg.segmenter import Segmenter
 
@@ -69,7 +70,18 @@ def write_own_masks(
     with agreed():
         for made in {path.parent for path in paths[own]}:
             made.mkdir(parents=True, exist_ok=True)
-        for bag, path in tqdm(todo, desc="own masks", unit="photo", disable=not progress):
+
+        def make(job: tuple[Bag, Path]) -> None:
+            bag, path = job
             write_mask(path, own_mask(segmenter, load_photo(bag), bag.tags, sure=sure))
+
+        for _ in tqdm(
+            ahead(make, todo, workers=processors(), begin=one_thread),
+            total=len(todo),
+            desc="own masks",
+            unit="photo",
+            disable=not progress,
+        ):
+            pass
     with_masks = tuple(replace(bag, mask=path) for bag, path in zip(bags.bags, paths, strict=True))
     return replace(bags, bags=with_masks, mask_values=None)

@@ -27,7 +27,7 @@ from milseg.merging import Shard, merge, parse_shard, shard_folders
 from milseg.options import PredictOptions, overridden
 from milseg.options.shard import PLAIN_READING, ShardReading
 from milseg.photos import PackedPhoto, photo_pixels
-from milseg.pipeline import ahead, processors
+from milseg.pipeline import ahead, one_thread, processors
 from milseg.prediction_files import (
     COLUMNS,
     LABELS,
@@ -288,7 +288,7 @@ def predict_photos(
             workers=options.workers or processors(),
             cost=lambda photo: photo_pixels(photo.path),
             most=PIXELS_AT_ONCE,
-            begin=_one_thread,
+            begin=one_thread,
         )
         stack.enter_context(closing(results))
         for photo, found in tqdm(
@@ -317,11 +317,6 @@ def predict_photos(
         )
     _tell_failed(failed)
     return counts
-
-
-def _one_thread() -> None:
-    # Several photos at once, each on one thread, rather than each layer on several: no thread waits for another.
-    torch.set_num_threads(1)
 
 
 def _segment(job: Run, photo: PhotoFile) -> Segmentation | UserError:

@@ -25,6 +25,7 @@ from milseg.experiments.compare_table import write_table
 from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
 from milseg.files import claim_folder, write_json
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.models.transfer import build_model
 from milseg.named import split_calls
 from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
@@ -177,7 +178,7 @@ def _run(
     rows = [{**row, **_scores(task, model, progress)}]
     for number in range(1, options.rounds + 1 if not masks else 1):
         began = time.monotonic()
-        maker = Segmenter(model, task.spec, inference=task.refine)
+        maker = Segmenter(model, task.spec, inference=task.refine, network=folded(model))
         bags = write_own_masks(
             maker, task.train, folder / f"own-masks-{number}", sure=task.sure, progress=progress
         )
@@ -233,7 +234,7 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
     spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
     prior = 1.0 if spec.prior is not None else 0.0
     plain, seen, weighed, refined = (
-        Segmenter(model, spec, inference=config)
+        Segmenter(model, spec, inference=config, network=folded(model))
         for config in (
             InferenceConfig(),
             views,
