@@ -29,7 +29,9 @@ class Studio:
     def __init__(self, url: str, token: str) -> None:
         self.url, self.headers = url, {"Authorization": f"Token {token}"}
 
-    def ask(self, path: str, data: Any = None, *, body: bytes | None = None, kind: str = "application/json") -> Any:
+    def ask(
+        self, path: str, data: Any = None, *, body: bytes | None = None, kind: str = "application/json"
+    ) -> Any:
         content = json.dumps(data).encode() if body is None and data is not None else body
         headers = self.headers | ({"Content-Type": kind} if content is not None else {})
         request = urllib.request.Request(self.url + path, content, headers)
@@ -39,7 +41,11 @@ class Studio:
     def upload(self, project: int, photo: Path) -> None:
         mark = uuid.uuid4().hex
         head = f'--{mark}\r\nContent-Disposition: form-data; name="{photo.name}"; filename="{photo.name}"\r\n'
-        body = f"{head}Content-Type: image/png\r\n\r\n".encode() + photo.read_bytes() + f"\r\n--{mark}--\r\n".encode()
+        body = (
+            f"{head}Content-Type: image/png\r\n\r\n".encode()
+            + photo.read_bytes()
+            + f"\r\n--{mark}--\r\n".encode()
+        )
         self.ask(f"/api/projects/{project}/import", body=body, kind=f"multipart/form-data; boundary={mark}")
 
 
@@ -79,7 +85,9 @@ def main() -> None:
     studio, model = Studio(options.label_studio, token), milseg.load(options.model)
     photos = sorted(p for p in options.photos.iterdir() if p.suffix in (".png", ".jpg"))[:4]
     folder = options.token_file.parent / f"config-{uuid.uuid4().hex}"
-    project = studio.ask("/api/projects", {"title": "milseg", "label_config": config_of(model.classes, folder)})["id"]
+    project = studio.ask(
+        "/api/projects", {"title": "milseg", "label_config": config_of(model.classes, folder)}
+    )["id"]
     for photo in photos:
         studio.upload(project, photo)
     tasks = sorted(studio.ask(f"/api/tasks?project={project}")["tasks"], key=lambda task: task["id"])
@@ -118,7 +126,15 @@ def main() -> None:
     if options.picture:
         draw(options.label_studio, options.email, token, project, tasks[0]["id"], options.picture)
     different = sum(row["different"] for row in compared)
-    print(json.dumps({"label_studio": studio.ask("/api/version")["release"], "tasks": len(tasks), "different": different}))
+    print(
+        json.dumps(
+            {
+                "label_studio": studio.ask("/api/version")["release"],
+                "tasks": len(tasks),
+                "different": different,
+            }
+        )
+    )
     raise SystemExit(1 if different else 0)
 
 

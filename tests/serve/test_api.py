@@ -132,7 +132,9 @@ def bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    )
 
 
 GOOD = png_of(photo(0))
@@ -141,7 +143,13 @@ WRONG = {
     "no image": (b"hello", {}, "", 422, "not an image"),
     "cut short": (GOOD[: len(GOOD) // 2], {}, "", 422, "cut short"),
     "a bomb": (bomb(), {}, "", 422, "decompression bomb"),
-    "too many pixels": (png_of(np.zeros((300, 400, 3), np.uint8)), {}, "", 422, "120,000 pixels, more than the limit"),
+    "too many pixels": (
+        png_of(np.zeros((300, 400, 3), np.uint8)),
+        {},
+        "",
+        422,
+        "120,000 pixels, more than the limit",
+    ),
     "an unknown tag": (GOOD, {}, "?tags=cot", 422, "did you mean 'cat'"),
     "an unknown rule": (GOOD, {}, "?rule=os:system", 422, "rule is 'os:system'"),
     "an unknown inclusion": (GOOD, {}, "?include=weights", 422, "include is 'weights'"),
@@ -164,7 +172,9 @@ def test_a_wrong_request_is_told_why(live: Live, case: str) -> None:
     assert "Traceback" not in answer.data.decode()
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/page/../app.py", "/page/%2e%2e%2fapp.py", "/v1/examples/%2fetc%2fpasswd"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/page/../app.py", "/page/%2e%2e%2fapp.py", "/v1/examples/%2fetc%2fpasswd"]
+)
 def test_no_path_of_a_request_is_opened(live: Live, path: str) -> None:
     answer = live.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")

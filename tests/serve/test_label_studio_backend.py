@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ PHOTO = png_of(photo(1))
 class Fake(BaseHTTPRequestHandler):
     """As much of Label Studio as serves a photo to who has the token."""
 
-    asked: list[tuple[str, str]] = []
+    asked: ClassVar[list[tuple[str, str]]] = []
 
     def do_GET(self) -> None:
         type(self).asked.append((self.path, self.headers.get("Authorization", "")))
@@ -123,7 +123,9 @@ def test_a_photo_inside_the_task(live: Live, segmenter: Segmenter) -> None:
 
 
 def test_one_bad_photo_leaves_the_others(backend: Live) -> None:
-    good, bad = ({"id": i, "data": {"photo": f"/data/{where}/a.png"}} for i, where in enumerate(("upload", "none")))
+    good, bad = (
+        {"id": i, "data": {"photo": f"/data/{where}/a.png"}} for i, where in enumerate(("upload", "none"))
+    )
     results = predict(backend, good, bad).json()["results"]
     assert (len(results[0]["result"]) > 0, results[1]["result"]) == (True, [])
     alone = predict(backend, bad)
@@ -174,7 +176,11 @@ def test_tokens(studio: str) -> None:
         files = LabelStudioFiles(studio, token, max_bytes=2**20)
         assert files.read("/data/upload/1/a.png") == PHOTO
         assert files.read(f"{studio}/data/upload/1/a.png?x=1") == PHOTO
-    for token, words in (("", "wants a token"), ("wrong", "wants a token"), ("x.y.z", "does not take the token")):
+    for token, words in (
+        ("", "wants a token"),
+        ("wrong", "wants a token"),
+        ("x.y.z", "does not take the token"),
+    ):
         with pytest.raises(UserError, match=words):
             LabelStudioFiles(studio, token, max_bytes=2**20).read("/data/upload/1/a.png")
     with pytest.raises(UserError, match="--label-studio-url"):
@@ -188,7 +194,9 @@ BOMB = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;">
 OUTSIDE = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>'
 
 
-@pytest.mark.parametrize("config", [BOMB, OUTSIDE, "<View>", "", "<View/>", CONFIG.replace("$photo", "photo")])
+@pytest.mark.parametrize(
+    "config", [BOMB, OUTSIDE, "<View>", "", "<View/>", CONFIG.replace("$photo", "photo")]
+)
 def test_configurations_that_are_refused(backend: Live, config: str) -> None:
     with pytest.raises(UserError, match="labeling configuration"):
         read_config(config)
@@ -196,11 +204,15 @@ def test_configurations_that_are_refused(backend: Live, config: str) -> None:
     assert (answer.status, answer.headers["content-type"]) == (422, "application/problem+json")
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"tasks": 1, "label_config": "x"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{}", b"\xff", b'{"tasks": 1, "label_config": "x"}', b"[" * 100_000]
+)
 def test_bodies_that_are_refused(backend: Live, body: bytes) -> None:
     assert backend.ask("/predict", body).status in (400, 422)
 
 
-@pytest.mark.parametrize("task", [None, 1, {}, {"data": None}, {"data": {"photo": 1}}, {"data": {"photo": "x"}, "annotations": 3}])
+@pytest.mark.parametrize(
+    "task", [None, 1, {}, {"data": None}, {"data": {"photo": 1}}, {"data": {"photo": "x"}, "annotations": 3}]
+)
 def test_tasks_that_are_refused(backend: Live, task: Any) -> None:
     assert predict(backend, task).status == 422

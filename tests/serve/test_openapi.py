@@ -36,13 +36,13 @@ def test_the_description_has_examples(live: Live) -> None:
 @pytest.mark.timeout(1800)
 def test_no_request_makes_it_fail(live: Live) -> None:
     schemathesis = pytest.importorskip("schemathesis")
+    from hypothesis import HealthCheck, Phase, given, settings
     from schemathesis.checks import not_a_server_error
     from schemathesis.specs.openapi.checks import (
         content_type_conformance,
         response_schema_conformance,
         status_code_conformance,
     )
-    from hypothesis import HealthCheck, Phase, given, settings
 
     # Not among them: that whatever the description allows is taken. It cannot say what bytes are a photo.
     checks = [

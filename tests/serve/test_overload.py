@@ -28,9 +28,7 @@ def test_16_clients_get_their_own_masks(live: Live, segmenter: Segmenter) -> Non
             which = (number + turn) % 16
             answer = live.ask("/v1/segment", png_of(photos[which]), PNG)
             assert answer.status == 200
-            np.testing.assert_array_equal(
-                np.asarray(Image.open(io.BytesIO(answer.data))), expected[which]
-            )
+            np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(answer.data))), expected[which])
 
     with ThreadPoolExecutor(16) as clients:
         assert list(clients.map(client, range(16))) == [None] * 16
@@ -98,10 +96,16 @@ def damaged(count: int) -> list[bytes]:
 
 def resident() -> int:
     """Memory of this process, KiB."""
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line).split()[1])
+    return int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line).split()[
+            1
+        ]
+    )
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
 def test_damaged_photos_cost_no_memory(live: Live, count: int) -> None:
     photos = damaged(100)

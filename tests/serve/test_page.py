@@ -56,16 +56,20 @@ def opened(browser: Any, live: Live, **context: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
         "console",
-        lambda message: complaints.append(message.text)
-        if message.type == "error" and not message.text.startswith("Failed to load resource")
-        else None,
+        lambda message: (
+            complaints.append(message.text)
+            if message.type == "error" and not message.text.startswith("Failed to load resource")
+            else None
+        ),
     )
     home = f"http://127.0.0.1:{live.port}/"
     page.on(
         "request",
-        lambda request: None
-        if request.url.startswith((home, "data:", f"blob:{home}"))
-        else complaints.append(f"asked for {request.url}"),
+        lambda request: (
+            None
+            if request.url.startswith((home, "data:", f"blob:{home}"))
+            else complaints.append(f"asked for {request.url}")
+        ),
     )
     page.goto(home)
     expect(page.locator("#about")).to_contain_text("3 classes: cat, dog, sheep")
@@ -165,7 +169,7 @@ def test_the_places_of_a_rule_are_ringed(page: Any) -> None:
     assert page.locator("#marks .place").count() == page.locator("#marks .name").count() + 1
     page.locator("#rule").select_option("average")
     expect(page.locator("#places-said")).to_contain_text("tags the model saw")
-    page.wait_for_function("document.querySelectorAll('#marks .place').length > 10")
+    expect(page.locator("#marks .place").nth(10)).to_be_attached()
 
 
 def test_downloads_hold_the_mask(page: Any, segmenter: Segmenter) -> None:

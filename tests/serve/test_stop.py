@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import os
 import re
 import signal
@@ -11,14 +12,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from milseg.checkpoint import save_model
+from milseg.cli import main
 from milseg.errors import UserError
-from milseg.segmenter import Segmenter
+from milseg.segmenter import Segmenter, load
+from milseg.serve.engine import start_engine
 from milseg.serve.run import fingerprint, listen, read_token
 
-from .conftest import photo, png_of
+from .conftest import Start, photo, png_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -115,3 +120,21 @@ def test_the_version_follows_the_weights(folder: Path, segmenter: Segmenter, tmp
     with (tmp_path / "same" / "model.safetensors").open("ab") as file:
         file.write(b"\0")
     assert fingerprint(tmp_path / "same") != fingerprint(folder)
+
+
+def test_an_exported_model_is_served(
+    folder: Path, segmenter: Segmenter, start: Start, tmp_path: Path
+) -> None:
+    """Its masks are those that its own segmenter gives; one photo a call, whatever --batch says."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "small.onnx"
+    assert main(["export", "--model", str(folder), "--to", "onnx", "--out", str(path)]) == 0
+    exported = load(path)
+    start_engine(exported, workers=1, batch=4, queue=0).close()
+    live = start(model=exported)
+    answer = live.ask("/v1/segment", png_of(photo(1)), {"Accept": "image/png"})
+    mask = np.asarray(Image.open(io.BytesIO(answer.data)))
+    np.testing.assert_array_equal(mask, load(path).segment(photo(1)).mask)
+    assert (mask == segmenter.segment(photo(1)).mask).mean() > 0.99
+    assert len(fingerprint(path)) == 8

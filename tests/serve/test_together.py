@@ -85,7 +85,9 @@ def test_masks_stay_what_they_are_alone(segmenter: Segmenter) -> None:
     inner = shared.network.network
     hook = inner.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))  # type: ignore[union-attr]
     with ThreadPoolExecutor(8) as threads:
-        for mask, expected in zip(threads.map(lambda one: shared.segment(one).mask, photos), alone, strict=True):
+        for mask, expected in zip(
+            threads.map(lambda one: shared.segment(one).mask, photos), alone, strict=True
+        ):
             np.testing.assert_array_equal(mask, expected)
     hook.remove()
     engine.close()

@@ -15,7 +15,8 @@ class ServeOptions:
     """Masks over HTTP: an API, one page to look at, and a backend for Label Studio.
 
     Attributes:
-        model: model folder, as `milseg train` writes it, or hf://OWNER/NAME from the Hugging Face hub.
+        model: model folder, as `milseg train` writes it, an exported .onnx file, or hf://OWNER/NAME from the
+            Hugging Face hub.
         host: address to listen on; 127.0.0.1 is heard on this machine alone.
         port: port to listen on; 0 takes a free one.
         workers: calls of the network at the same time.

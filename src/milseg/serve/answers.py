@@ -42,7 +42,7 @@ def as_json(found: Segmentation, name: str) -> dict[str, Any]:
     height, width = found.mask.shape
     shown = dict(found.tags)
     first = 1 if found.classes[:1] == ("background",) else 0
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for number in np.unique(found.mask).tolist():
         if number < first:
             continue
@@ -85,7 +85,7 @@ def heat_maps(found: Segmentation) -> dict[str, Any]:
         "maps": class -> data address of a grey PNG [h, w], 255 for probability 1.
     """
     p = torch.from_numpy(found.scores).softmax(dim=0).numpy()
-    open_classes = np.isfinite(found.scores).any(axis=(1, 2))
+    open_classes = np.isfinite(found.scores).any(axis=(1, 2)).tolist()
     maps = {}
     for name, values, shown in zip(found.classes, p, open_classes, strict=True):
         if shown:
@@ -118,11 +118,13 @@ def chosen_instances(
         rule: one of `SHOWN_RULES`.
 
     Returns:
-        "places": for each present class its heaviest places with x, y (pixels of the photo, the place's centre), weight and
-        loss (-log of the probability, nats).
+        "places": for each present class its heaviest places with x, y (pixels of the photo, the place's centre),
+        weight and loss (-log of the probability, nats).
     """
     # A copy: what inference mode made can take no gradient.
-    scores = segmenter.scores(found.photo).scores.clone() if found.tags_given else torch.tensor(found.scores)[None]
+    scores = (
+        segmenter.scores(found.photo).scores.clone() if found.tags_given else torch.tensor(found.scores)[None]
+    )
     names = [n for n in found.classes if n in present or n == "background"]
     tags = torch.tensor([[PRESENT if n in names else ABSENT for n in found.classes]], dtype=torch.int8)
     valid = torch.ones(1, *scores.shape[2:], dtype=torch.bool)
@@ -159,5 +161,3 @@ def class_colours(classes: tuple[str, ...]) -> list[dict[str, Any]]:
         {"number": i, "name": name, "colour": "#" + bytes(colours[i].tolist()).hex()}
         for i, name in enumerate(classes)
     ]
-
-

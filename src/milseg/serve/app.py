@@ -134,7 +134,9 @@ def _add_state(app: FastAPI, server: Server) -> None:
         return {"status": "UP", "model_class": f"milseg {server.name}"}
 
     @app.get(
-        "/ready", summary="Whether the server takes photos", responses=describe.STATE_RESPONSES | describe.BUSY
+        "/ready",
+        summary="Whether the server takes photos",
+        responses=describe.STATE_RESPONSES | describe.BUSY,
     )
     async def ready() -> dict[str, str]:
         if server.engine.closing:

@@ -114,7 +114,10 @@ _SENT: Responses = {
 
 STATE_RESPONSES: Responses = {200: _json("Yes", {"status": "UP"}), **ASKED}
 METRICS_RESPONSES: Responses = {
-    200: {"description": "Prometheus's text format", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    200: {
+        "description": "Prometheus's text format",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    },
     **ASKED,
 }
 EXAMPLE_RESPONSES: Responses = {
@@ -188,7 +191,10 @@ PREDICT_BODY: dict[str, Any] = {
                     "label_config": {"type": "string"},
                 },
             },
-            "example": {"tasks": [{"id": 1, "data": {"image": "/data/upload/1/cat.jpg"}}], "label_config": _CONFIG},
+            "example": {
+                "tasks": [{"id": 1, "data": {"image": "/data/upload/1/cat.jpg"}}],
+                "label_config": _CONFIG,
+            },
         }
     },
 }

@@ -110,7 +110,9 @@ def add_label_studio(
             read_config(schema)
         return {"model_version": name}
 
-    @app.get("/versions", summary="Label Studio: versions of the model", responses=describe.VERSIONS_RESPONSES)
+    @app.get(
+        "/versions", summary="Label Studio: versions of the model", responses=describe.VERSIONS_RESPONSES
+    )
     async def versions() -> dict[str, list[str]]:
         return {"versions": [name]}
 
@@ -155,9 +157,7 @@ def add_label_studio(
             raise UserError(f"task {number}: {error}") from None
         found = segmenter.segment(photo, tags=tags)
         sure = dict(found.tags)
-        labels = {
-            segmenter.classes.index(label): label for label, _ in found.tags if label in brush.labels
-        }
+        labels = {segmenter.classes.index(label): label for label, _ in found.tags if label in brush.labels}
         regions = brush_regions(
             found.mask,
             dict(sorted(labels.items())),

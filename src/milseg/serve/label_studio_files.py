@@ -67,7 +67,9 @@ class LabelStudioFiles:
         headers = {"Authorization": self._authorization()} if self.token else {}
         status, data = self._ask("GET", path, headers)
         if 300 <= status < 400:
-            raise UserError(f"{path[:200]}: Label Studio sends elsewhere (status {status}), which is not followed")
+            raise UserError(
+                f"{path[:200]}: Label Studio sends elsewhere (status {status}), which is not followed"
+            )
         if status in (401, 403):
             raise UserError(
                 f"{path[:200]}: Label Studio wants a token (status {status}); give one that is valid with "
@@ -88,8 +90,11 @@ class LabelStudioFiles:
         except (ValueError, KeyError, TypeError):
             raise UserError(f"Label Studio does not take the token (status {status})") from None
 
-    def _ask(self, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, bytes]:
-        assert self.base is not None and self.base.hostname is not None
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+    ) -> tuple[int, bytes]:
+        assert self.base is not None
+        assert self.base.hostname is not None
         kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
         connection = kind(self.base.hostname, self.base.port, timeout=SECONDS / 4)
         until = time.monotonic() + SECONDS
@@ -101,7 +106,9 @@ class LabelStudioFiles:
                 size += len(piece)
                 pieces.append(piece)
                 if size > self.max_bytes:
-                    raise UserError(f"{path[:200]}: larger than {self.max_bytes / 2**20:g} MiB; see --max-body")
+                    raise UserError(
+                        f"{path[:200]}: larger than {self.max_bytes / 2**20:g} MiB; see --max-body"
+                    )
                 if time.monotonic() > until:
                     raise UserError(f"{path[:200]}: did not arrive within {SECONDS} seconds")
             return response.status, b"".join(pieces)

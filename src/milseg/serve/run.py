@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from milseg.checkpoint import FILES
 from milseg.devices import keep_freed_memory
 from milseg.errors import UserError
+from milseg.exported import is_exported
 from milseg.hub import local_folder
 from milseg.options import ServeOptions
 from milseg.segmenter import load
@@ -37,8 +39,8 @@ def serve(options: ServeOptions) -> None:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run: pip install 'milseg[serve]'") from None
     keep_freed_memory()
-    folder = local_folder(options.model)
-    segmenter = load(folder, device=options.device)
+    model = options.model if is_exported(options.model) else local_folder(options.model)
+    segmenter = load(model, device=options.device)
     token = read_token(options.token_file) or os.environ.get("MILSEG_TOKEN", "").strip()
     label_studio_token = read_token(options.label_studio_token_file)
     listener = listen(options.host, options.port)
@@ -49,14 +51,16 @@ def serve(options: ServeOptions) -> None:
         engine = start_engine(segmenter, workers=options.workers, batch=options.batch, queue=options.queue)
         server = Server(
             segmenter=segmenter,
-            name=f"{folder.resolve().name}@{fingerprint(folder)}",
+            name=f"{model.resolve().stem}@{fingerprint(model)}",
             options=options,
             engine=engine,
-            examples=read_examples(options.examples or folder / "examples"),
+            examples=read_examples(
+                options.examples or (model if model.is_dir() else model.parent) / "examples"
+            ),
             token=token,
             label_studio_token=label_studio_token,
         )
-        asyncio.run(_answer(server, listener, f"milseg serves {folder} at {address(options.host, listener)}"))
+        asyncio.run(_answer(server, listener, f"milseg serves {model} at {address(options.host, listener)}"))
         engine.close()
 
 
@@ -91,7 +95,9 @@ async def _answer(server: Server, listener: socket.socket, said: str) -> None:
             await super().startup(sockets)
             print(f"{said} (Ctrl-C stops it)", flush=True)
             if not server.options.loopback and not server.token:
-                print("Anyone who reaches this address can use it: give a token with --token-file.", flush=True)
+                print(
+                    "Anyone who reaches this address can use it: give a token with --token-file.", flush=True
+                )
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -129,7 +135,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, UnicodeError) as error:
         listener.close()
-        raise UserError(f"cannot listen on {host}, port {port} ({error}); choose another --port or --host") from None
+        raise UserError(
+            f"cannot listen on {host}, port {port} ({error}); choose another --port or --host"
+        ) from None
     return listener
 
 
@@ -150,11 +158,10 @@ def read_token(path: Path | None) -> str:
     return lines[0]
 
 
-def fingerprint(folder: Path) -> str:
-    """Eight letters that change when the model does: Label Studio keeps predictions by the model's version."""
+def fingerprint(model: Path) -> str:
+    """Eight letters that change when the model's files do: Label Studio keeps predictions by the model's version."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".onnx", ".yaml", ".json")):
-        digest.update(path.name.encode())
+    for path in [model / name for name in FILES] if model.is_dir() else [model]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:8]

@@ -65,7 +65,9 @@ class Together(nn.Module):
 
     def _take(self, call: _Call) -> list[_Call]:
         """A lane, and the calls that go through it; with the lock held."""
-        alike = [other for other in self._waiting if other is not call and other.images.shape == call.images.shape]
+        alike = [
+            other for other in self._waiting if other is not call and other.images.shape == call.images.shape
+        ]
         calls = [call, *alike[: self.most - 1]]
         for one in calls:
             one.taken = True
@@ -77,8 +79,8 @@ class Together(nn.Module):
         try:
             images = torch.cat([one.images for one in calls]) if len(calls) > 1 else calls[0].images
             scores = self.network(images.contiguous(memory_format=torch.channels_last))
-            for one, own in zip(calls, scores.split(1), strict=True):
-                one.scores = own
+            for i, one in enumerate(calls):
+                one.scores = scores[i : i + 1]
         except BaseException as error:
             for one in calls:
                 one.error = error

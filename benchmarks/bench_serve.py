@@ -1,0 +1,301 @@
+"""`milseg serve` against a plain FastAPI handler around the same model; 1.5 times the requests a second is wanted.
+
+    python benchmarks/bench_serve.py [--requests N] [--model RUN] [--photos FOLDER]
+
+Needs `pip install "milseg[serve]"`. Both sides run at once as processes of their own, and are asked in turn, --rounds
+times each, by 16 clients that keep their connections. The rival is what one would write first: `photo: UploadFile`,
+then `milseg.load(model).segment(photo).mask`, then a PNG, one photo at a time. It has the same network, the same quick
+memory, and of one and all cores for torch whichever a trial shows to be quicker. Without --model, a MobileNetV2 of
+seven classes with random weights sees photos of 375 x 500 at a longest side of 320.
+
+Every answer is held against the rival's answer to the same photo asked for alone. Then: memory of our server after a
+warm-up and at the end; and a server with a short line at overload, whose refusals must be 503 with Retry-After, at
+once. Prints requests a second, median and 99th percentile, and one JSON line last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+CLIENTS = 16
+WANTED = 1.5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--requests", type=int, default=2000, help="to each side, in all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--photos", type=Path, help="folder of JPEG photos; without it, photos made here")
+    parser.add_argument("--batch", type=int, help="of our server, in place of its own")
+    parser.add_argument("--rival", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.rival:
+        serve_plainly(options.rival[0], int(options.rival[1]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or random_model(Path(folder) / "model")
+        photos = photos_of(options.photos)
+        result = compare(model, photos, options.requests, options.rounds, options.batch)
+        result["overload"] = overload(model, photos[0])
+    print(json.dumps(result))
+
+
+def compare(
+    model: Path, photos: list[bytes], requests: int, rounds: int, batch: int | None
+) -> dict[str, Any]:
+    more = ["--batch", str(batch)] if batch else []
+    with rival(model) as theirs, ours(model, *more) as mine:
+        serial = [theirs.ask(photo).data for photo in photos]
+        warm(mine, photos)
+        before = mine.memory()
+        each = max(1, requests // rounds)
+        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+        rates: dict[str, list[float]] = {"ours": [], "plain": []}
+        wrong = 0
+        for _ in range(rounds):
+            for name, side in (("ours", mine), ("plain", theirs)):
+                took, waits, bad = load(side, photos, serial, each)
+                rates[name].append(each / took)
+                seconds[name] += waits
+                wrong += bad
+        grown = mine.memory() - before
+    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
+    result: dict[str, Any] = {"benchmark": "serve", "ratio": round(ratio, 3), "wanted": WANTED}
+    for name, waits in seconds.items():
+        row = {
+            "requests_per_s": round(statistics.median(rates[name]), 2),
+            "median_ms": round(1000 * statistics.median(waits), 1),
+            "p99_ms": round(1000 * float(np.percentile(waits, 99)), 1),
+        }
+        result[name] = row
+        print(
+            f"{name:6} {row['requests_per_s']:8} requests/s, median {row['median_ms']} ms, p99 {row['p99_ms']} ms"
+        )
+    asked = each * rounds
+    print(
+        f"{asked} requests to each by {CLIENTS} clients: {wrong} wrong or lost; our memory grew by {grown:.1f} MiB"
+    )
+    print(
+        f"ratio {ratio:.2f} (median of {rounds} rounds; wanted: at least {WANTED}); rival on {theirs.about}"
+    )
+    return result | {
+        "requests": asked,
+        "wrong": wrong,
+        "memory_growth_mib": round(grown, 1),
+        "rival": theirs.about,
+    }
+
+
+@dataclass
+class Answer:
+    status: int
+    retry_after: str | None
+    data: bytes
+
+
+class Side:
+    """A server to ask."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, path: str, about: str = "") -> None:
+        self.process, self.port, self.path, self.about = process, port, path, about
+        self._mine = threading.local()
+
+    def ask(self, photo: bytes) -> Answer:
+        """The mask of a photo as PNG, over this thread's own connection."""
+        if not hasattr(self._mine, "connection"):
+            self._mine.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        head = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="a.jpg"\r\n\r\n'
+        headers = {"Content-Type": "multipart/form-data; boundary=x", "Accept": "image/png"}
+        self._mine.connection.request("POST", self.path, head + photo + b"\r\n--x--\r\n", headers)
+        response = self._mine.connection.getresponse()
+        return Answer(response.status, response.getheader("Retry-After"), response.read())
+
+    def memory(self) -> float:
+        """Resident memory, MiB; 0 where the system does not tell."""
+        status = Path(f"/proc/{self.process.pid}/status")
+        if not status.exists():
+            return 0.0
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+
+def load(
+    side: Side, photos: list[bytes], expected: list[bytes], count: int
+) -> tuple[float, list[float], int]:
+    """Seconds in all, each request's own, and how many answers were not the expected ones."""
+
+    def one(number: int) -> tuple[float, bool]:
+        which = number % len(photos)
+        began = time.perf_counter()
+        answer = side.ask(photos[which])
+        return time.perf_counter() - began, answer.status == 200 and answer.data == expected[which]
+
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        began = time.perf_counter()
+        rows = list(clients.map(one, range(count)))
+        took = time.perf_counter() - began
+    return took, [seconds for seconds, _ in rows], sum(not good for _, good in rows)
+
+
+def warm(side: Side, photos: list[bytes]) -> None:
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        list(clients.map(side.ask, photos * 3))
+
+
+def overload(model: Path, photo: bytes) -> dict[str, Any]:
+    """64 requests at once to a line of 8 places: what they are answered, and how soon the refused ones."""
+    with ours(model, "--workers", "1", "--batch", "1", "--queue", "7") as side:
+        gate = threading.Barrier(64)
+
+        def one(_: int) -> tuple[int, bool, float]:
+            gate.wait()
+            began = time.perf_counter()
+            answer = side.ask(photo)
+            return answer.status, answer.retry_after is not None, time.perf_counter() - began
+
+        with ThreadPoolExecutor(64) as clients:
+            rows = list(clients.map(one, range(64)))
+    refused = [(told, seconds) for status, told, seconds in rows if status == 503]
+    counts = dict(Counter(status for status, _, _ in rows))
+    slowest = max((seconds for _, seconds in refused), default=0.0)
+    print(
+        f"overload: {counts}, every 503 with Retry-After: {all(told for told, _ in refused)}, within {slowest:.2f} s"
+    )
+    return {
+        "statuses": counts,
+        "retry_after": bool(refused) and all(told for told, _ in refused),
+        "slowest_503_s": round(slowest, 3),
+    }
+
+
+@contextmanager
+def ours(model: Path, *more: str) -> Iterator[Side]:
+    """`milseg serve`."""
+    command = ["-m", "milseg", "serve", "--model", str(model), "--port", "0", *more]
+    with started(command) as (process, port):
+        yield Side(process, port, "/v1/segment")
+
+
+@contextmanager
+def rival(model: Path) -> Iterator[Side]:
+    """The plain handler, with as many threads for torch as suit it."""
+    choices = sorted({1, torch.get_num_threads()})
+    speeds = {}
+    photo = photos_of(None)[0]
+    for threads in choices if len(choices) > 1 else []:
+        with started([__file__, "--rival", str(model), str(threads)]) as (process, port):
+            side = Side(process, port, "/segment")
+            warm(side, [photo])
+            began = time.perf_counter()
+            for _ in range(20):
+                side.ask(photo)
+            speeds[threads] = 20 / (time.perf_counter() - began)
+    best = max(speeds, key=lambda n: speeds[n]) if speeds else choices[0]
+    with started([__file__, "--rival", str(model), str(best)]) as (process, port):
+        yield Side(process, port, "/segment", f"{best} of {choices[-1]} threads")
+
+
+def serve_plainly(model: str, threads: int) -> None:
+    """The rival: FastAPI as in its tutorial, one photo at a time."""
+    import socket
+
+    import uvicorn
+    from fastapi import FastAPI, Response, UploadFile
+
+    import milseg
+    from milseg.devices import keep_freed_memory
+    from milseg.masks import mask_image
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    segmenter = milseg.load(model)
+    app = FastAPI()
+
+    # `async`, so that one photo is computed at a time: from FastAPI's forty threads at once it is slower still.
+    @app.post("/segment")
+    async def segment(photo: UploadFile) -> Response:
+        with Image.open(io.BytesIO(await photo.read())) as image:
+            mask = segmenter.segment(image).mask
+        out = io.BytesIO()
+        mask_image(mask).save(out, format="PNG")
+        return Response(out.getvalue(), media_type="image/png")
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run([listener])
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A Python process that prints its address, and that address's port."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    try:
+        said = process.stdout.readline()
+        yield process, int(said.partition("127.0.0.1:")[2].partition("/")[0])
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def random_model(folder: Path) -> Path:
+    """A MobileNetV2 whose masks are of no use but have all seven classes."""
+    from milseg.checkpoint import ModelSpec, save_model
+    from milseg.models.backbones import build_fcn
+
+    torch.manual_seed(0)
+    model = build_fcn("mobilenet_v2", 7, output_stride=16)
+    torch.nn.init.normal_(model.score_layer.weight, std=0.1)
+    classes = ("background", "cat", "cow", "dog", "horse", "person", "sheep")
+    save_model(
+        folder,
+        model,
+        ModelSpec(backbone="mobilenet_v2", classes=classes, output_stride=16, longest_side=320),
+    )
+    return folder
+
+
+def photos_of(folder: Path | None, count: int = 32) -> list[bytes]:
+    """JPEG files: of the folder, or blocks and slopes of colour with camera noise."""
+    if folder is not None:
+        return [path.read_bytes() for path in sorted(folder.glob("*.jpg"))[:count]]
+    photos = []
+    for number in range(count):
+        random = np.random.default_rng(number)
+        blocks = Image.fromarray(random.integers(0, 255, (6, 8, 3)).astype(np.uint8))
+        size = (500, 375) if number % 4 else (375, 500)
+        pixels = np.asarray(blocks.resize(size, Image.Resampling.BICUBIC)).astype(float)
+        noisy = np.clip(pixels + random.normal(0, 6, pixels.shape), 0, 255).astype(np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(noisy).save(out, format="JPEG", quality=90)
+        photos.append(out.getvalue())
+    return photos
+
+
+if __name__ == "__main__":
+    main()
