@@ -153,7 +153,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """Rules side by side: each trained alike from tags, scored plain, mirrored, with prior and refined, over seeds.
+    """Rules side by side: each trained alike from tags, scored as trained, by views, with prior and refined, over seeds.
 
     Attributes:
         source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
@@ -169,7 +169,7 @@ class CompareOptions:
             with the best threshold.
         seeds: with commas; the table gives mean and range.
         rounds: after each rule, so many rounds on its own masks.
-        max_steps: updates of each rule, and of each round.
+        max_steps: updates of each rule; a round has five eighths as many.
         batch_size: photos an update.
         learning_rates: with several, each rule takes its best by the tags of held-out photos.
         longest_side: larger photos are made this small.
