@@ -12,6 +12,7 @@ Masks hold numbers up to 255; above, only the time is of interest.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -25,10 +26,12 @@ from milseg.segmenter import certainty
 
 COUNTS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 FEATURES, PLACES, SIZE = 1280, (15, 20), (375, 500)
-ROUNDS = 7
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -37,7 +40,7 @@ def main() -> None:
     for layer in layers.values():
         torch.nn.init.normal_(layer.weight, std=0.1)
     times: dict[int, list[float]] = {count: [] for count in COUNTS}
-    for turn in range(ROUNDS + 1):
+    for turn in range(options.rounds + 1):
         for count, layer in layers.items():
             repeats = max(1, 100 // count)
             began = time.process_time()
