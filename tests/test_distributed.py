@@ -40,10 +40,10 @@ CASES: dict[str, tuple[str, TrainConfig]] = {
     "accumulate": ("tiny", replace(BASE, max_gradient=1.0, accumulate=2)),
     "own masks": ("tiny", replace(BASE, mask_weight=0.5, rule_weight=0.5)),
     "learned": ("tiny", replace(BASE, rule="attention(hidden=4)")),
-    "looks across bags": ("tiny", replace(BASE, rule="max+consistency(weight=1e4)")),
+    "looks across bags": ("tiny", replace(BASE, rule="max+consistency(weight=300)")),
     "looks across bags and learned": (
         "tiny",
-        replace(BASE, rule="attention(hidden=4)+consistency(weight=1e4)"),
+        replace(BASE, rule="attention(hidden=4)+consistency(weight=300)"),
     ),
     "dropout": ("squeezenet1_0", replace(BASE, max_steps=2, learning_rate=1e-3)),
 }
@@ -77,30 +77,26 @@ def train_case(name: str, out: Path, **more: Any) -> list[dict[str, float]]:
     return history
 
 
-def all_cases(out: str) -> None:
-    with distributed.joined("cpu"):
-        for name in CASES:
-            train_case(name, Path(out))
-
-
-def stop_and_resume(folder: str) -> None:
-    """SIGUSR1 reaches one process in the second step, and all leave after it."""
+def all_cases(folder: str) -> None:
+    """Each case; then one that SIGUSR1 to the last process stops in its second step, and that goes on."""
     out = Path(folder)
 
     def ask(step: int, loss: float) -> None:
-        if step == 1 and distributed.rank() == 1:
+        if step == 1 and distributed.rank() == distributed.size() - 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 
     with distributed.joined("cpu"):
+        for name in CASES:
+            train_case(name, out)
         try:
             with stops.heeding():
-                train_case("max", out, on_step=ask)
+                train_case("max", out / "stopped", on_step=ask)
         except stops.Stopped as stop:
             told = str(stop)
             if distributed.is_main():
-                shutil.copytree(out / "max", out / "kept")
+                shutil.copytree(out / "stopped" / "max", out / "kept" / "max")
         steps: list[int] = []
-        train_case("max", out, resume=True, on_step=lambda step, _: steps.append(step))
+        train_case("max", out / "stopped", resume=True, on_step=lambda step, _: steps.append(step))
         found = distributed.gathered((told.replace(str(out), ""), steps))
     if os.environ["RANK"] == "0":
         (out / "told.json").write_text(json.dumps(found))
@@ -141,7 +137,9 @@ def watched(log: str, *words: str) -> None:
 # starting them
 
 
-def start(work: Callable[..., None], *each: list[str]) -> list[subprocess.Popen[str]]:
+def start(
+    work: Callable[..., None], *each: list[str], folder: Path | None = None
+) -> list[subprocess.Popen[str]]:
     """A process for each list of words, with torchrun's variables alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -158,7 +156,7 @@ def start(work: Callable[..., None], *each: list[str]) -> list[subprocess.Popen[
             "OMP_NUM_THREADS": "1",
         }
         command = [sys.executable, "-c", f"{code}t.{work.__name__}(*sys.argv[1:])", *words]
-        processes.append(opened(command, variables))
+        processes.append(opened(command, variables, folder))
     return processes
 
 
@@ -195,11 +193,6 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], str, str]:
         for process in processes:
             process.terminate()
     return [p.returncode for p in processes], "".join(t[0] for t in told), "".join(t[1] for t in told)
-
-
-def run_all(count: int, work: Callable[..., None], out: Path) -> None:
-    statuses, _, errors = ended(start(work, *[[str(out)]] * count))
-    assert statuses == [0] * count, errors
 
 
 @pytest.fixture
@@ -247,58 +240,75 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_give_what_one_gives(count: int, alone: Path, tmp_path: Path) -> None:
-    """5 bags for 2 or 3 processes, photos of several sizes; also the learned rule and dropout."""
-    run_all(count, all_cases, tmp_path)
+@pytest.fixture(scope="module", params=[2, 3])
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases in 2 and in 3 processes."""
+    out = tmp_path_factory.mktemp("together")
+    statuses, _, errors = ended(start(all_cases, *[[str(out)]] * request.param))
+    assert statuses == [0] * request.param, errors
+    return out
+
+
+def assert_near(one: Path, other: Path) -> None:
+    left, right = load_file(one), load_file(other)
+    assert left.keys() == right.keys()
+    for key in left:
+        torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=f"{one}: {key}")
+
+
+def test_processes_give_what_one_gives(together: Path, alone: Path) -> None:
+    """5 bags for 2 or 3 processes, photos of several sizes; also learned rules, rules across bags and dropout."""
     for name in CASES:
-        np.testing.assert_allclose(losses(tmp_path / name), losses(alone / name), rtol=2e-5, err_msg=name)
+        np.testing.assert_allclose(losses(together / name), losses(alone / name), rtol=2e-5, err_msg=name)
         for kind in (f"{name}.safetensors", f"{name}/checkpoint.safetensors"):
-            left, right = load_file(tmp_path / kind), load_file(alone / kind)
-            assert left.keys() == right.keys()
-            for key in left:
-                torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=f"{name}: {key}")
-        assert len(losses(tmp_path / name)) == CASES[name][1].max_steps  # one process wrote them
+            assert_near(together / kind, alone / kind)
+        assert len(losses(together / name)) == CASES[name][1].max_steps  # one process wrote them
 
 
 def test_the_cases_are_told_apart(alone: Path) -> None:
     """What the test above compares depends on what it is about."""
     assert losses(alone / "max") == pytest.approx(losses(alone / "accumulate"), rel=1e-5)
-    assert losses(alone / "looks across bags")[0] > losses(alone / "max")[0] + 1e-3
+    assert losses(alone / "looks across bags")[0] > losses(alone / "max")[0] + 5e-4
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(alone: Path, tmp_path: Path) -> None:
-    run_all(2, stop_and_resume, tmp_path)
-    told = json.loads((tmp_path / "told.json").read_text())
-    assert told[0] == told[1]
+def test_a_signal_to_one_process_stops_all_at_the_same_step(
+    together: Path, alone: Path, tmp_path: Path
+) -> None:
+    told = json.loads((together / "told.json").read_text())
+    assert all(words == told[0] for words in told)
     assert told[0][0].startswith(
-        "stopped by a signal after 2 of 3 steps; they are in /max/checkpoint.safetensors"
+        "stopped by a signal after 2 of 3 steps; they are in /stopped/max/checkpoint.safetensors"
     )
     assert told[0][1] == [2]
+    assert losses(together / "stopped" / "max") == losses(together / "max")
+    for kind in ("max.safetensors", "max/checkpoint.safetensors"):
+        assert_same(together / "stopped" / kind, together / kind)
+    # What several processes left after the second step, one takes to the end.
+    shutil.copytree(together / "kept" / "max", tmp_path / "max")
+    train_case("max", tmp_path, resume=True)
     np.testing.assert_allclose(losses(tmp_path / "max"), losses(alone / "max"), rtol=2e-5)
-    # What two processes left after the second step, one takes to the end.
-    shutil.copytree(tmp_path / "kept", tmp_path / "again" / "max")
-    train_case("max", tmp_path / "again", resume=True)
-    np.testing.assert_allclose(losses(tmp_path / "again" / "max"), losses(alone / "max"), rtol=2e-5)
-    left, right = load_file(tmp_path / "again" / "max.safetensors"), load_file(alone / "max.safetensors")
-    for key in left:
-        torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=key)
+    assert_near(tmp_path / "max.safetensors", alone / "max.safetensors")
 
 
 # the command
 
 
 def test_torchrun_stopped_in_a_round_and_resumed_is_bit_for_bit_the_same(source: Path) -> None:
-    """SIGTERM to torchrun in the middle of an epoch of the round; then --resume."""
+    """SIGTERM to torchrun in the middle of an epoch of the round; then --resume. And one process alone writes, but for
+    its share of the masks.
+    """
+    settings = ("--rule", "slow:rule", "--rounds", "1", "--max-steps", "12")
+    logs = [source / f"log{number}.json" for number in range(2)]
+    whole = start(watched, *[[str(log), *words(source, "whole", *settings)] for log in logs], folder=source)
+    statuses, told, errors = ended(whole)
+    assert statuses == [0, 0], errors
+    assert told.count("The model is in") == 1
+    assert_one_wrote(source / "whole", logs)
 
     def torchrun(out: str, *more: str) -> subprocess.Popen[str]:
-        arguments = words(source, out, "--rule", "slow:rule", "--rounds", "1", "--max-steps", "12", *more)
+        arguments = words(source, out, *settings, *more)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         return opened([*launcher, "-m", "milseg", *arguments], {"OMP_NUM_THREADS": "1"}, source)
-
-    statuses, told, errors = ended([torchrun("whole")])
-    assert statuses == [0], errors
-    assert told.count("The model is in") == 1
 
     stopped = torchrun("halves")
     until = time.monotonic() + PATIENCE
@@ -339,13 +349,8 @@ def test_what_one_process_meets_ends_all(source: Path, kind: str, status: int, t
     assert len(losses(source / "run")) == 2
 
 
-def test_one_process_writes(source: Path) -> None:
-    """With a round on own masks, of which each process writes its share and no other."""
-    logs = [source / f"log{number}.json" for number in range(2)]
-    arguments = words(source, "run", "--max-steps", "4", "--rounds", "1")
-    statuses, _, errors = ended(start(watched, *[[str(log), *arguments] for log in logs]))
-    assert statuses == [0, 0], errors
-    wrote = [{p for p in json.loads(log.read_text()) if p.startswith(str(source / "run"))} for log in logs]
+def assert_one_wrote(out: Path, logs: list[Path]) -> None:
+    wrote = [{p for p in json.loads(log.read_text()) if p.startswith(str(out))} for log in logs]
     masks = [{p for p in paths if "own-masks" in p} for paths in wrote]
     names = [{Path(p).name.split(".")[1] for p in paths} for paths in masks]  # of .NAME.NUMBER.tmp.png
     assert [len(found) for found in names] == [2, 3]
