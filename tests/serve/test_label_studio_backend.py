@@ -83,6 +83,7 @@ def test_health_setup_versions(backend: Live) -> None:
     answer = backend.ask("/setup", json.dumps({"project": "1.2", "schema": CONFIG, "access_token": "x"}))
     assert answer.json() == {"model_version": "tiny@12345678"}
     assert backend.ask("/setup", json.dumps({"schema": "<View/>"})).status == 200
+    assert backend.ask("/webhook", b'{"action": "ANNOTATION_CREATED"}').status == 200
     assert backend.ask("/versions").json() == {"versions": ["tiny@12345678"]}
 
 

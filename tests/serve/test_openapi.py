@@ -20,6 +20,7 @@ def test_the_description_has_examples(live: Live) -> None:
         "post /setup",
         "get /versions",
         "post /predict",
+        "post /webhook",
     }
     segment = paths["/v1/segment"]["post"]
     assert set(segment["requestBody"]["content"]) >= {"multipart/form-data", "image/jpeg"}

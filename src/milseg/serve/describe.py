@@ -175,6 +175,11 @@ SETUP_RESPONSES: Responses = {
     200: _json("Connected", {"model_version": "mil-fcn@1a2b3c4d"}),
     **{status: row for status, row in _SENT.items() if status != 503},
 }
+WEBHOOK_RESPONSES: Responses = {
+    200: _json("Heard", {"status": "not used: milseg does not train from annotations"}),
+    **ASKED,
+    **_problem(413, "Too large", "the request is larger than 20 MiB"),
+}
 VERSIONS_RESPONSES: Responses = {
     200: _json("The one version there is", {"versions": ["mil-fcn@1a2b3c4d"]}),
     **ASKED,

@@ -93,7 +93,7 @@ def add_label_studio(
     max_bytes: int,
     max_pixels: int,
 ) -> None:
-    """The routes that Label Studio calls besides /health: /setup, /versions and /predict."""
+    """The routes that Label Studio calls besides /health: /setup, /versions, /predict and /webhook."""
     photos = LabelStudioFiles(url, token, max_bytes=max_bytes)
 
     @app.post(
@@ -109,6 +109,11 @@ def add_label_studio(
         if isinstance(schema, str) and "<BrushLabels" in schema:
             read_config(schema)
         return {"model_version": name}
+
+    @app.post("/webhook", summary="Label Studio: news of annotations", responses=describe.WEBHOOK_RESPONSES)
+    async def webhook() -> dict[str, str]:
+        # Label Studio sends every backend what happens in its project; refused, it would call that an error.
+        return {"status": "not used: milseg does not train from annotations"}
 
     @app.get(
         "/versions", summary="Label Studio: versions of the model", responses=describe.VERSIONS_RESPONSES

@@ -23,8 +23,8 @@ async function ask(path, options = {}) {
   if (response.status === 503) {
     throw new Error("The server is busy. Try again in a moment.");
   }
+  $("token").hidden = response.status !== 401;
   if (!response.ok) {
-    $("token").hidden = response.status !== 401;
     const problem = await response.json().catch(() => ({}));
     throw new Error(problem.detail ? sentence(problem.detail) : `The server answers ${response.status}.`);
   }
