@@ -5,8 +5,9 @@
 MobileNetV2 with 1,000 classes and random weights, the same in both, on a photo of 375 x 500; maps for 1, 3, 5 and 20
 tags at the photo's size. Ours runs the network once: cast into a fully convolutional one, its score map is the class
 activation map of every class. Grad-CAM runs it forward and backward for each tag, as its documentation shows; on a
-classifier that averages its features it gives the same map, but for a bias, a factor, and what is below zero: the
-correlation is printed. Of one or all threads the rival has what is quicker. `ratio` is at 5 tags.
+classifier that averages its features it gives the same coarse map, but for a bias, a factor, and what is below zero. It
+stretches that map over the photo, where ours puts each place on the pixel on which it is centred, half a place away:
+the correlation is printed. Of one or all threads the rival has what is quicker. `ratio` is at 5 tags.
 """
 
 from __future__ import annotations
