@@ -253,7 +253,8 @@ def assert_near(one: Path, other: Path) -> None:
     left, right = load_file(one), load_file(other)
     assert left.keys() == right.keys()
     for key in left:
-        torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=2e-6, msg=f"{one}: {key}")
+        # The consistency's weight makes rounding 300 times larger.
+        torch.testing.assert_close(left[key], right[key], rtol=1e-4, atol=1e-5, msg=f"{one}: {key}")
 
 
 def test_processes_give_what_one_gives(together: Path, alone: Path) -> None:
