@@ -75,7 +75,7 @@ def compare(
     model: Path, photos: list[bytes], requests: int, rounds: int, batch: int | None
 ) -> dict[str, Any]:
     more = ["--batch", str(batch)] if batch else []
-    with rival(model) as theirs, ours(model, *more) as mine:
+    with rival(model, photos[0]) as theirs, ours(model, *more) as mine:
         answers = [theirs.ask(photo) for photo in photos]
         assert {answer.status for answer in answers} == {200}, answers[0]
         serial = [answer.data for answer in answers]
@@ -225,11 +225,10 @@ def ours(model: Path, *more: str) -> Iterator[Side]:
 
 
 @contextmanager
-def rival(model: Path) -> Iterator[Side]:
+def rival(model: Path, photo: bytes) -> Iterator[Side]:
     """The plain handler, with as many threads for torch as suit it."""
     choices = sorted({1, torch.get_num_threads()})
     speeds = {}
-    photo = photos_of(None)[0]
     for threads in choices if len(choices) > 1 else []:
         with started([__file__, "--rival", str(model), str(threads)]) as (process, port):
             side = Side(process, port, "/segment")

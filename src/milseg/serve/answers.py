@@ -85,7 +85,7 @@ def heat_maps(found: Segmentation) -> dict[str, Any]:
         "maps": class -> data address of a grey PNG [h, w], 255 for probability 1.
     """
     p = torch.from_numpy(found.scores).softmax(dim=0).numpy()
-    open_classes = np.isfinite(found.scores).any(axis=(1, 2)).tolist()
+    open_classes = [bool(np.isfinite(values).any()) for values in found.scores]
     maps = {}
     for name, values, shown in zip(found.classes, p, open_classes, strict=True):
         if shown:
