@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from milseg.bags import BagSet
 from milseg.errors import UserError
 from milseg.evaluate import Evaluation
 from milseg.experiments.cam import THRESHOLDS, activation_maps
@@ -17,6 +18,7 @@ from milseg.experiments.compare import compare
 from milseg.experiments.compare_table import markdown
 from milseg.masks import write_mask
 from milseg.models.backbones import build_fcn
+from milseg.models.fcn import FCN
 from milseg.options import CompareOptions
 
 if TYPE_CHECKING:
@@ -121,6 +123,30 @@ def test_the_learning_rate_is_chosen_by_tags(source: Path, monkeypatch: pytest.M
     assert "tried for every rule: 0.001, 0.01" in (source.parent / "out" / "compare.md").read_text()
 
 
+def test_the_oracle_is_chosen_by_held_out_masks_and_has_the_steps_of_the_rounds(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import milseg.experiments.compare as module
+
+    values, steps = iter([20.0, 60.0, 40.0]), []
+    real, train = module.evaluate_model, module.fit
+
+    def scored(model: FCN, bags: BagSet, **given: Any) -> dict[str, Any]:
+        assert all(bag.mask is not None for bag in bags.bags)
+        return {"scores": replace(real(model, bags, **given)["scores"], mean_iu=next(values))}
+
+    monkeypatch.setattr(module, "evaluate_model", scored)
+    monkeypatch.setattr(
+        module, "fit", lambda *a, **k: steps.append((a[2].max_steps, a[2].zoom)) or train(*a, **k)
+    )
+    given = options(
+        source, rules=("oracle",), learning_rates=(1e-3, 1e-2, 1e-1), rounds=1, max_steps=8, batch_size=2
+    )
+    (row,) = compare(given, progress=False)
+    assert row["learning_rate"] == 1e-2
+    assert steps == [(13, 1.5)] * 3  # 8 of the rule, 5 of a round
+
+
 def test_without_masks_there_are_tag_scores_alone(source: Path) -> None:
     (row,) = compare(options(source, truth=None, val_split=None, rules=("max",)), progress=False)
     assert set(row["mean_iu"].values()) == {None}
@@ -141,7 +167,7 @@ def test_photos_to_score_must_not_be_learned_from(source: Path) -> None:
 
 
 def test_digits_need_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import milseg.experiments.compare as module
+    import milseg.experiments.compare_tasks as module
 
     untrained = build_fcn("tiny", 10, output_stride=4)
     monkeypatch.setattr(module, "pretrain", lambda *_, **__: untrained)  # its own tests train it

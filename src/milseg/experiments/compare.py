@@ -4,71 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from milseg.bags import Bag, BagSet, load_mask, load_photo
+from milseg.bags import load_mask, load_photo
 from milseg.calibration import calibrated
-from milseg.checkpoint import ModelSpec
 from milseg.devices import pick_device
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation
+from milseg.evaluate import Evaluation, evaluate_model
 from milseg.experiments.cam import cam_scores
 from milseg.experiments.compare_table import write_table
-from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
+from milseg.experiments.compare_tasks import CAM, Task, digits_task, source_task
 from milseg.files import claim_folder, write_json
 from milseg.models.fcn import FCN
 from milseg.models.folded import folded
-from milseg.models.transfer import build_model
 from milseg.named import split_calls
-from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
+from milseg.options import CompareOptions, InferenceConfig
 from milseg.own_masks import write_own_masks
-from milseg.recipes import REFINE, VIEWS, best_training
 from milseg.rules import find_rule
 from milseg.segmenter import Segmenter
-from milseg.sources.digits import read_digits
-from milseg.sources.open import open_source
-from milseg.sources.to_score import bags_to_score
-from milseg.split import hold_out
 from milseg.tag_scores import score_tags
 from milseg.train import fit
 
-CAM = "cam"  # class activation maps with a threshold: what people use today
-STEPS = ("plain", "views", "prior", "refined")  # each with what came before
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What every rule is trained and scored on.
-
-    Attributes:
-        name: for titles.
-        train, held: learned from; scored by tags alone.
-        val: with true masks, for scoring; None where there are none.
-        start: the network before training, of a seed.
-        spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
-        round: as `config`, for a round on one's own masks.
-        refine: the refiner, and the size at which it sees a photo.
-        sure: see `milseg.own_masks`.
-    """
-
-    name: str
-    train: BagSet
-    held: BagSet
-    val: BagSet | None
-    start: Callable[[int], FCN]
-    spec: ModelSpec
-    config: TrainConfig
-    round: TrainConfig
-    refine: InferenceConfig
-    sure: float
+STEPS = ("plain", "views", "refined", "prior")  # each with what came before
 
 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
@@ -99,7 +62,7 @@ def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str,
         for stale in options.out.glob("runs/**/*"):
             if stale.is_file() and stale.suffix in (".json", ".png", ".safetensors"):
                 stale.unlink()
-    make = _digits_task if options.source == Path("digits") else _source_task
+    make = digits_task if options.source == Path("digits") else source_task
     rows, tasks = [], dict[int, Task]()
     for rule in rules:
         for seed in options.seeds:
@@ -155,12 +118,13 @@ def _run(
     """One rule with one seed: the rule's row, and one more for each round on its own masks."""
     folder.mkdir(parents=True, exist_ok=True)
     trained = "average-scores(sigmoid=true)" if rule == CAM else rule
+    masks = find_rule(trained).supervision == "masks"
     tried = [
-        _train(task, trained, rate, seed, folder / f"rate-{rate:g}", options.resume, device, progress)
+        _train(task, trained, rate, seed, folder / f"rate-{rate:g}", options, device, progress)
         for rate in options.learning_rates
     ]
-    model, rate, seconds, precision = max(tried, key=lambda found: -1.0 if math.isnan(found[3]) else found[3])
-    masks = find_rule(trained).supervision == "masks"
+    values = [_held_out_value(task, found[0], found[3], masks and len(tried) > 1) for found in tried]
+    model, rate, seconds, precision = tried[values.index(max(values))]
     row: dict[str, Any] = {
         "rule": rule,
         "round": 0,
@@ -206,22 +170,38 @@ def _run(
     return {"rows": rows}
 
 
+def _held_out_value(task: Task, model: FCN, precision: float, by_masks: bool) -> float:
+    """What a learning rate is chosen by: the tags of held-out photos, or their masks where a rule learns from masks."""
+    value = precision
+    if by_masks:
+        found = evaluate_model(model, task.held, longest_side=task.spec.longest_side, progress=False)
+        value = found["scores"].mean_iu
+    return -1.0 if math.isnan(value) else value
+
+
 def _train(
     task: Task,
     rule: str,
     rate: float,
     seed: int,
     folder: Path,
-    resume: bool,
+    options: CompareOptions,
     device: torch.device,
     progress: bool,
 ) -> tuple[FCN, float, float, float]:
-    """The trained network, its learning rate, seconds, and tag average precision on the held-out photos."""
+    """The trained network, its learning rate, seconds, and tag average precision on the held-out photos.
+
+    A rule that learns from masks gets the zoom and the steps of the rounds as well, which it has no use for otherwise:
+    as many updates, with the same variety, as the others in all.
+    """
     model = task.start(seed)
     config = replace(task.config, rule=rule, learning_rate=rate, seed=seed)
     if find_rule(rule).supervision == "masks":
-        config = replace(config, zoom=task.round.zoom)
-    history = fit(model, task.train, config, out=folder, device=device, resume=resume, progress=progress)
+        steps = config.max_steps + options.rounds * task.round.max_steps
+        config = replace(config, zoom=task.round.zoom, max_steps=steps)
+    history = fit(
+        model, task.train, config, out=folder, device=device, resume=options.resume, progress=progress
+    )
     found = score_tags(model, task.held, longest_side=task.spec.longest_side)
     return model, rate, history[-1]["seconds"] if history else 0.0, found.mean_average_precision
 
@@ -232,27 +212,22 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
         return {"mean_iu": dict.fromkeys(STEPS)}
     views = replace(task.refine, refine="none")
     spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
-    prior = 1.0 if spec.prior is not None else 0.0
-    plain, seen, weighed, refined = (
-        Segmenter(model, spec, inference=config, network=folded(model))
-        for config in (
-            InferenceConfig(),
-            views,
-            replace(views, prior=prior),
-            replace(task.refine, prior=prior),
-        )
+    weight = 1.0 if spec.prior is not None else 0.0
+    network = folded(model)
+    plain, seen, refined, weighed = (
+        Segmenter(model, spec, inference=config, network=network)
+        for config in (InferenceConfig(), views, task.refine, replace(task.refine, prior=weight))
     )
     evaluations = {name: Evaluation(task.val.classes) for name in STEPS}
     for bag in tqdm(task.val.bags, desc="score", unit="photo", disable=not progress):
         photo = load_photo(bag)
         truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
         found = seen.scores(photo)
-        with_prior = weighed.with_prior(found)
         masks = {
             "plain": plain.segment(photo).mask,
             "views": seen.mask_of(photo, found),
-            "prior": weighed.mask_of(photo, with_prior),
-            "refined": refined.mask_of(photo, with_prior),
+            "refined": refined.mask_of(photo, found),
+            "prior": weighed.mask_of(photo, weighed.with_prior(found)),
         }
         for name, mask in masks.items():
             evaluations[name].update(mask, truth)
@@ -262,126 +237,3 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
         "per_class_iu": scores["refined"]["per_class_iu"],
         "photos": len(task.val),
     }
-
-
-def _source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
-    """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
-    bags = open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-    )
-    val = None
-    if options.truth is not None or options.val_split is not None:
-        val = bags_to_score(
-            options.source,
-            bags.classes,
-            truth=options.truth,
-            truth_classes=options.truth_labels,
-            split=options.val_split,
-            kind=options.kind,
-        )
-        seen = {_photo(bag) for bag in bags.bags}
-        both = [bag.name for bag in val.bags if _photo(bag) in seen]
-        if both:
-            raise UserError(
-                f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
-                "apart with --split and --val-split"
-            )
-    if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
-        masked = bags_to_score(
-            options.source, bags.classes, truth=options.truth, split=options.split, kind=options.kind
-        )
-        of = {_photo(bag): bag.mask for bag in masked.bags}
-        bags = replace(
-            bags,
-            bags=tuple(replace(bag, mask=of[_photo(bag)]) for bag in bags.bags if _photo(bag) in of),
-            mask_values=masked.mask_values,
-        )
-    train, held = hold_out(bags, options.hold_out, seed)
-    recipe = best_training(options.backbone)
-    frozen = 0 if options.weights == "none" else recipe.stages[0].frozen_stride
-    config, later = (
-        replace(stage, longest_side=options.longest_side, frozen_stride=frozen)
-        for stage in _stages(recipe.stages, options)
-    )
-    spec = ModelSpec(
-        backbone=options.backbone,
-        classes=bags.classes,
-        output_stride=recipe.output_stride,
-        longest_side=options.longest_side,
-    )
-
-    def start(seed: int) -> FCN:
-        transfer: Literal[True, "random"] = "random" if options.weights == "none" else True
-        weights = None if options.weights == "none" else options.weights
-        model, _ = build_model(
-            options.backbone,
-            bags.classes,
-            weights=weights,
-            transfer=transfer,
-            output_stride=recipe.output_stride,
-            seed=seed,
-        )
-        model.scale_rows(recipe.score_scale)
-        return model
-
-    return Task(
-        name=bags.name,
-        train=train,
-        held=held,
-        val=val,
-        start=start,
-        spec=spec,
-        config=config,
-        round=later,
-        refine=recipe.own,
-        sure=recipe.sure,
-    )
-
-
-def _stages(stages: Sequence[TrainConfig], options: CompareOptions) -> list[TrainConfig]:
-    """The recipe's first training and first round, shortened alike."""
-    return [
-        replace(
-            stage,
-            max_steps=max(1, options.max_steps * stage.max_steps // stages[0].max_steps),
-            batch_size=options.batch_size,
-        )
-        for stage in stages[:2]
-    ]
-
-
-def _photo(bag: Bag) -> str:
-    """What two readings of one source have in common: they may name its photos differently."""
-    return os.path.realpath(bag.photo) if isinstance(bag.photo, Path) else bag.name
-
-
-def _digits_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
-    """Scenes of handwritten digits, as in `milseg reproduce digits`, each seed with its own scenes and classifier."""
-    settings = DigitsOptions(seed=seed, scenes=options.scenes)
-    train, val = (
-        read_digits(split, count, seed=seed)
-        for split, count in (("train", options.scenes), ("val", max(1, options.scenes // 4)))
-    )
-    train, held = hold_out(train, options.hold_out, seed)
-    classifier = pretrain(settings, device=device, progress=progress)
-    start = starts(classifier, train.classes, seed)
-    recipe = best_training("tiny")
-    config, later = _stages(recipe.stages, options)
-    return Task(
-        name="digits",
-        train=train,
-        held=held,
-        val=val,
-        start=lambda _: start("classifier").train(),
-        spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
-        config=replace(config, frozen_stride=0, flip=False),
-        round=replace(later, frozen_stride=0, flip=False),
-        # A scene is as small as what the CRF sees of a photo, and a mirrored digit is none.
-        refine=InferenceConfig(scales=VIEWS, refine=REFINE.replace(",scale=2", ""), refine_side=128),
-        sure=recipe.sure,
-    )

@@ -11,7 +11,7 @@ from milseg.figures import score_bars
 from milseg.files import write_json, write_text
 from milseg.options import CompareOptions
 
-COLUMNS = {"plain": "as trained", "views": "+ views", "prior": "+ prior", "refined": "+ refined"}
+COLUMNS = {"plain": "as trained", "views": "+ views", "refined": "+ refined", "prior": "+ prior"}
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> None:
@@ -88,6 +88,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> str:
         tried = ", ".join(f"{rate:g}" for rate in options.learning_rates)
         lines += [
             "",
-            f"Learning rates tried for every rule: {tried}; the best by tags on held-out photos is shown.",
+            f"Learning rates tried for every rule: {tried}; the best by held-out photos is shown, by their "
+            "tags, or by their masks where the rule learns from masks.",
         ]
     return "\n".join(lines) + "\n"

@@ -153,7 +153,7 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """Rules side by side: each trained alike from tags, scored as trained, by views, with prior and refined, over seeds.
+    """Rules side by side: each trained alike from tags, scored as trained, by views, refined and with prior, over seeds.
 
     Attributes:
         source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
@@ -168,10 +168,11 @@ class CompareOptions:
         rules: names with commas, options in parentheses; oracle learns from the masks, cam is a class activation map
             with the best threshold.
         seeds: with commas; the table gives mean and range.
-        rounds: after each rule, so many rounds on its own masks.
+        rounds: after each rule, so many rounds on its own masks; rules that learn from masks get their steps at once.
         max_steps: updates of each rule; a round has five eighths as many.
         batch_size: photos an update.
-        learning_rates: with several, each rule takes its best by the tags of held-out photos.
+        learning_rates: with several, each rule takes its best by the tags of held-out photos, or by their masks where it
+            learns from masks.
         longest_side: larger photos are made this small.
         backbone: network to cast.
         weights: imagenet, a file, or none.

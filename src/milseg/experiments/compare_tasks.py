@@ -1,0 +1,177 @@
+"""What `milseg compare` trains and scores on: photos of one's own, or scenes of digits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from milseg.bags import Bag, BagSet
+from milseg.checkpoint import ModelSpec
+from milseg.errors import UserError
+from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
+from milseg.models.fcn import FCN
+from milseg.models.transfer import build_model
+from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
+from milseg.recipes import REFINE, VIEWS, best_training
+from milseg.rules import find_rule
+from milseg.sources.digits import read_digits
+from milseg.sources.open import open_source
+from milseg.sources.to_score import bags_to_score
+from milseg.split import hold_out
+
+CAM = "cam"  # class activation maps with a threshold: what people use today
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every rule is trained and scored on.
+
+    Attributes:
+        name: for titles.
+        train, held: learned from; scored by tags alone.
+        val: with true masks, for scoring; None where there are none.
+        start: the network before training, of a seed.
+        spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
+        round: as `config`, for a round on one's own masks.
+        refine: the refiner, and the size at which it sees a photo.
+        sure: see `milseg.own_masks`.
+    """
+
+    name: str
+    train: BagSet
+    held: BagSet
+    val: BagSet | None
+    start: Callable[[int], FCN]
+    spec: ModelSpec
+    config: TrainConfig
+    round: TrainConfig
+    refine: InferenceConfig
+    sure: float
+
+
+def source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
+    """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
+    bags = open_source(
+        options.source,
+        tags=options.tags,
+        split=options.split,
+        classes=options.classes,
+        ignore_unknown=options.ignore_unknown_tags,
+        kind=options.kind,
+    )
+    val = None
+    if options.truth is not None or options.val_split is not None:
+        val = bags_to_score(
+            options.source,
+            bags.classes,
+            truth=options.truth,
+            truth_classes=options.truth_labels,
+            split=options.val_split,
+            kind=options.kind,
+        )
+        seen = {_photo(bag) for bag in bags.bags}
+        both = [bag.name for bag in val.bags if _photo(bag) in seen]
+        if both:
+            raise UserError(
+                f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
+                "apart with --split and --val-split"
+            )
+    if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
+        masked = bags_to_score(
+            options.source, bags.classes, truth=options.truth, split=options.split, kind=options.kind
+        )
+        of = {_photo(bag): bag.mask for bag in masked.bags}
+        bags = replace(
+            bags,
+            bags=tuple(replace(bag, mask=of[_photo(bag)]) for bag in bags.bags if _photo(bag) in of),
+            mask_values=masked.mask_values,
+        )
+    train, held = hold_out(bags, options.hold_out, seed)
+    recipe = best_training(options.backbone)
+    frozen = 0 if options.weights == "none" else recipe.stages[0].frozen_stride
+    config, later = (
+        replace(stage, longest_side=options.longest_side, frozen_stride=frozen)
+        for stage in _stages(recipe.stages, options)
+    )
+    spec = ModelSpec(
+        backbone=options.backbone,
+        classes=bags.classes,
+        output_stride=recipe.output_stride,
+        longest_side=options.longest_side,
+    )
+
+    def start(seed: int) -> FCN:
+        transfer: Literal[True, "random"] = "random" if options.weights == "none" else True
+        weights = None if options.weights == "none" else options.weights
+        model, _ = build_model(
+            options.backbone,
+            bags.classes,
+            weights=weights,
+            transfer=transfer,
+            output_stride=recipe.output_stride,
+            seed=seed,
+        )
+        model.scale_rows(recipe.score_scale)
+        return model
+
+    return Task(
+        name=bags.name,
+        train=train,
+        held=held,
+        val=val,
+        start=start,
+        spec=spec,
+        config=config,
+        round=later,
+        refine=recipe.own,
+        sure=recipe.sure,
+    )
+
+
+def _stages(stages: Sequence[TrainConfig], options: CompareOptions) -> list[TrainConfig]:
+    """The recipe's first training and first round, shortened alike."""
+    return [
+        replace(
+            stage,
+            max_steps=max(1, options.max_steps * stage.max_steps // stages[0].max_steps),
+            batch_size=options.batch_size,
+        )
+        for stage in stages[:2]
+    ]
+
+
+def _photo(bag: Bag) -> str:
+    """What two readings of one source have in common: they may name its photos differently."""
+    return os.path.realpath(bag.photo) if isinstance(bag.photo, Path) else bag.name
+
+
+def digits_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
+    """Scenes of handwritten digits, as in `milseg reproduce digits`, each seed with its own scenes and classifier."""
+    settings = DigitsOptions(seed=seed, scenes=options.scenes)
+    train, val = (
+        read_digits(split, count, seed=seed)
+        for split, count in (("train", options.scenes), ("val", max(1, options.scenes // 4)))
+    )
+    train, held = hold_out(train, options.hold_out, seed)
+    classifier = pretrain(settings, device=device, progress=progress)
+    start = starts(classifier, train.classes, seed)
+    recipe = best_training("tiny")
+    config, later = _stages(recipe.stages, options)
+    return Task(
+        name="digits",
+        train=train,
+        held=held,
+        val=val,
+        start=lambda _: start("classifier").train(),
+        spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
+        config=replace(config, frozen_stride=0, flip=False),
+        round=replace(later, frozen_stride=0, flip=False),
+        # A scene is as small as what the CRF sees of a photo, and a mirrored digit is none.
+        refine=InferenceConfig(scales=VIEWS, refine=REFINE.replace(",scale=2", ""), refine_side=128),
+        sure=recipe.sure,
+    )
