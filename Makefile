@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-shared lint benchmarks clean
+.PHONY: demo test test-shared lint benchmarks reliability kills fuzz mutants sbom wheel floors clean
 
 demo: .venv/installed
 	$(BIN)/milseg reproduce digits --out runs/demo --overwrite
@@ -15,12 +15,39 @@ test-shared: .venv/installed-dev
 	$(BIN)/python -m pytest -m shared
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks fuzz mutation release
+	$(BIN)/ruff format --check src tests benchmarks fuzz mutation release
 	$(BIN)/mypy
 
 benchmarks: .venv/installed-dev
 	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+# docs/reliability.md says what these show.
+reliability: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --editable ".[serve,export]"
+	$(BIN)/python tests/reliability/run.py
+
+KILLS ?= 50
+kills: .venv/installed-dev
+	$(BIN)/python tests/reliability/kills.py --kills $(KILLS)
+
+SECONDS ?= 600
+fuzz: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --editable ".[fuzz]"
+	$(BIN)/python fuzz/run.py --seconds $(SECONDS)
+
+MUTANTS ?= 300
+mutants: .venv/installed-dev
+	$(BIN)/python mutation/run.py --count $(MUTANTS)
+
+sbom: .venv/installed
+	$(BIN)/python release/sbom.py
+
+wheel: .venv/installed
+	$(BIN)/python release/wheel.py
+
+floors: .venv/installed-dev
+	$(BIN)/python release/floors.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -328,7 +328,7 @@ def stop_after(last: int) -> Any:
     return on_step
 
 
-@pytest.mark.parametrize("last", [1, 2, 4])
+@pytest.mark.parametrize("last", [2, 3, 4])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, last: int) -> None:
     """5 bags, 2 a step, checkpoints after steps 1 and 3: both lie in the middle of an epoch."""
     config = replace(QUICK, flip=True, schedule="linear")
@@ -347,7 +347,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, 
         progress=False,
         on_step=lambda step, loss: steps.append(step),
     )
-    assert steps == list(range(2 * ((last + 1) // 2), 6))
+    assert steps == list(range(2 * (last // 2), 6))  # on_step comes before the checkpoint
     assert_same(weights(resumed), weights(whole))
     assert kept(again) == kept(history) == kept(read_metrics(tmp_path / "cut"))
     assert again[-1]["seconds"] >= again[0]["seconds"]

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from milseg.bags import BagSet, load_photo
 from milseg.check import check_source
 from milseg.checkpoint import load_model
 from milseg.devices import keep_freed_memory, pick_device
-from milseg.distributed import is_first
+from milseg.distributed import is_first, joined
 from milseg.errors import UserError, unknown_name
 from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.compare import compare as compare_rules
@@ -80,20 +81,23 @@ def _tell(rows: list[Row], out: Path) -> None:
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """`milseg evaluate`."""
+    """`milseg evaluate`; several processes share the photos of a model, and the first one tells."""
     model = (options.model, options.source)
     if options.pred and options.truth and not any(model):
         _refuse(options, ("tags", "split", "kind", "year", "sbd"), "--model")
         scores, about = _evaluate_folders(options)
     elif all(model) and not options.pred:
         _refuse(options, ("labels", "names"), "--pred")
-        scores, about = _evaluate_model(options)
+        with joined(options.device) as device:
+            scores, about = _evaluate_model(options, device)
     else:
         raise UserError(
             "give either --pred with --truth (folders of masks), or --model RUN with photos (a VOC folder, or any "
             "source with --truth)"
         )
     result = {**about, **scores.to_json()}
+    if not is_first():
+        return
     if options.out is not None:
         check_writable(options.out.parent)
         write_json(options.out, result)
@@ -117,10 +121,11 @@ def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]
         truth_classes=options.truth_labels,
         names=read_ids(options.names) if options.names else None,
     )
-    return scores, {"predictions": str(options.pred), "truth": str(options.truth)}
+    about = {"predictions": str(options.pred), "truth": str(options.truth)}
+    return scores, {**about, "supervision": "not known (masks from files)"}
 
 
-def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
+def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Scores, dict[str, str]]:
     assert options.model is not None
     assert options.source is not None
     if options.reading not in READINGS:
@@ -142,7 +147,7 @@ def _evaluate_model(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
         sbd=options.sbd,
         shards=ShardReading.of(options),
     )
-    model.to(pick_device(options.device))
+    model.to(device)
     if options.reading == "scores":
         # The masks that `milseg predict` writes, so that both ways to a score agree.
         scores = evaluate_segmenter(Segmenter(model, spec), bags)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from milseg import distributed
 from milseg.bags import BACKGROUND, VOID, BagSet, load_mask, load_photo, mask_values_for
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
@@ -324,6 +325,9 @@ def evaluate_model(
 ) -> dict[str, Scores]:
     """Score a model on the photos of a set at their own size, by each of the `readings` of its map.
 
+    Several processes (`milseg.distributed`) each score their share of the photos, and all return the scores of the
+    whole set: counts of pixels add up, so they are those of one process.
+
     Args:
         model: put into evaluation mode; predicts on the device it is on.
         bags: their masks are read, for scoring alone.
@@ -334,20 +338,23 @@ def evaluate_model(
     """
     model.eval()
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
-    for photo, truth in _photos_and_truth(bags, progress):
-        size = (photo.shape[0], photo.shape[1])
-        scores, seen = photo_scores(model, photo, longest_side=longest_side)
-        for reading, evaluation in evaluations.items():
-            mask = masks_from_scores(
-                scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
-            )
-            evaluation.update(mask[0].cpu().numpy(), truth)
+    with distributed.agreed():
+        for photo, truth in _photos_and_truth(bags, progress):
+            size = (photo.shape[0], photo.shape[1])
+            scores, seen = photo_scores(model, photo, longest_side=longest_side)
+            for reading, evaluation in evaluations.items():
+                mask = masks_from_scores(
+                    scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
+                )
+                evaluation.update(mask[0].cpu().numpy(), truth)
     unscored = _never_shown(bags)
-    return {reading: evaluation.compute(unscored=unscored) for reading, evaluation in evaluations.items()}
+    return {name: _of_all(part).compute(unscored=unscored) for name, part in evaluations.items()}
 
 
 def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = True) -> Scores:
     """Score the masks that `milseg predict` would write, with all that stands between map and mask.
+
+    Several processes share the photos as in `evaluate_model`.
 
     Raises:
         UserError: as `evaluate_model`; or the set has other classes than the model.
@@ -357,15 +364,27 @@ def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = T
             f"{bags.name}: its classes are {', '.join(bags.classes)}, the model's {', '.join(segmenter.classes)}"
         )
     evaluation = Evaluation(bags.classes)
-    for photo, truth in _photos_and_truth(bags, progress):
-        evaluation.update(segmenter.segment(photo).mask, truth)
-    return evaluation.compute(unscored=_never_shown(bags))
+    with distributed.agreed():
+        for photo, truth in _photos_and_truth(bags, progress):
+            evaluation.update(segmenter.segment(photo).mask, truth)
+    return _of_all(evaluation).compute(unscored=_never_shown(bags))
+
+
+def _of_all(part: Evaluation) -> Evaluation:
+    """The counts of all processes together."""
+    whole = Evaluation(part.classes)
+    for other in distributed.gathered(part):
+        whole.merge(other)
+    return whole
 
 
 def _photos_and_truth(bags: BagSet, progress: bool) -> Iterator[tuple[UInt8, UInt8]]:
+    """This process's share of the set."""
     if not len(bags):
         raise UserError(f"{bags.name}: no photos to score")
-    for bag in tqdm(bags.bags, desc=f"score on {bags.name}", unit="photo", disable=not progress):
+    mine = bags.bags[distributed.share(len(bags))]
+    quiet = not progress or not distributed.is_main()
+    for bag in tqdm(mine, desc=f"score on {bags.name}", unit="photo", disable=quiet):
         photo = load_photo(bag)
         yield photo, load_mask(bag, bags, size=(photo.shape[0], photo.shape[1]))
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import torch
 from milseg.checkpoint import ModelSpec, load_model, spec_record
 from milseg.errors import UserError
 from milseg.exported import FORMAT, needed
-from milseg.files import atomic_path, check_writable
+from milseg.files import atomic_path, check_writable, remove_leftovers
 from milseg.hub import local_folder
 from milseg.models.fcn import FCN
 from milseg.options import ExportOptions
@@ -44,6 +45,11 @@ def export_run(options: ExportOptions) -> None:
         needed(package)
     model, spec = load_model(local_folder(options.model))
     check_writable(options.out.parent)
+    for path in written:
+        remove_leftovers(path)
+    for folder in options.out.parent.iterdir():
+        if folder.name.startswith(_half_of(options.out)):
+            shutil.rmtree(folder, ignore_errors=True)
     WRITERS[options.format](model, spec, options.out)
 
 
@@ -124,7 +130,7 @@ def write_onnx(model: FCN, spec: ModelSpec, out: Path) -> None:
 def write_openvino(model: FCN, spec: ModelSpec, out: Path) -> None:
     """OpenVINO's two files, the weights in float32; the .xml, which names the .bin, appears last."""
     openvino = needed("openvino")
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".milseg-") as folder:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=_half_of(out)) as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(onnx_model(model, spec).SerializeToString())
         converted = openvino_model(source)
@@ -133,6 +139,11 @@ def write_openvino(model: FCN, spec: ModelSpec, out: Path) -> None:
         openvino.save_model(converted, Path(folder) / out.name, compress_to_fp16=False)
         for end in (".bin", ".xml"):
             os.replace((Path(folder) / out.name).with_suffix(end), out.with_suffix(end))
+
+
+def _half_of(out: Path) -> str:
+    """How the folders begin in which a file is made; a killed process leaves its own behind."""
+    return f".{out.stem}.milseg-"
 
 
 def openvino_model(path: Path) -> Any:

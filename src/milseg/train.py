@@ -367,10 +367,12 @@ def fit(
                 if out is not None and is_main:
                     with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
                         file.write(json.dumps(record) + "\n")
-                    if done % config.checkpoint_every == 0 and done < config.max_steps:
-                        save(done)
+                # Before the checkpoint: a run that is killed in between comes by here again, and skips nothing.
                 if on_step is not None:
                     on_step(step, value)
+                due = done % config.checkpoint_every == 0 and done < config.max_steps
+                if out is not None and is_main and due:
+                    save(done)
             stopped = distributed.any_of(stops.asked())
             with distributed.agreed():
                 if out is not None and is_main and (stopped or done == config.max_steps):

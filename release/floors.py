@@ -1,0 +1,74 @@
+"""The tests at the floors of pyproject.toml: the oldest versions of the light dependencies that it allows.
+
+    python release/floors.py [TEST ...]
+
+torch and torchvision are this environment's own, as are packages that milseg does not name; docs/reliability.md says
+what that leaves untested. Needs the package index, and wheels of the floors for this Python.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from pathlib import Path
+
+from wheel import ROOT, lend
+
+HEAVY = ("torch", "torchvision")
+# What the floors of scikit-learn and scikit-image were built for; milseg does not name it.
+BESIDE = ("scipy==1.11.4",)
+TESTS = (
+    *(
+        "test_photos.py",
+        "test_masks.py",
+        "test_files.py",
+        "test_checkpoint.py",
+        "test_evaluate.py",
+        "test_bags.py",
+    ),
+    *("test_prior.py", "test_figures.py", "test_cli.py", "test_bad_input.py", "test_training_run.py"),
+    *("test_prediction_run.py", "sources", "annotations", "rules", "refine", "models/test_weights.py"),
+)
+
+
+def floors() -> list[str]:
+    """Each light dependency at the oldest version that is allowed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = []
+    for line in project["dependencies"]:
+        match = re.fullmatch(r"([\w-]+)>=([\d.]+)", line)
+        assert match, f"{line!r}: expected NAME>=VERSION"
+        if match[1] not in HEAVY:
+            found.append(f"{match[1]}=={match[2]}")
+    return found
+
+
+def main(tests: list[str]) -> int:
+    with tempfile.TemporaryDirectory(prefix="milseg-floors-") as name:
+        environment = Path(name)
+        venv.create(environment, with_pip=True)
+        python = environment / "bin" / "python"
+        install = [python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--no-deps"]
+        subprocess.run([*install, *floors(), *BESIDE], check=True)
+        lend(environment)
+        told = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
+        names = [floor.partition("==")[0] for floor in [*floors(), *BESIDE]]
+        subprocess.run([python, "-c", told, *HEAVY, *names], check=True)
+        words = [str(ROOT / "tests" / test) for test in tests or TESTS]
+        run = [python, "-m", "pytest", *words, f"--rootdir={ROOT}", "-q", "-p", "no:cacheprovider"]
+        environ = {
+            "PYTHONPATH": str(ROOT / "src"),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{environment}/bin:/usr/bin:/bin",
+        }
+        return subprocess.run(
+            [*run, "-m", "not slow and not shared"], env=environ, cwd=ROOT, check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,229 @@
+"""Which tests show which reliability case; docs/reliability.md says it in words, `make reliability` runs it.
+
+A test is named by its file and function; one with parameters counts with all of them, or with the one in brackets.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    about: str
+    tests: tuple[str, ...]
+
+
+def case(about: str, *tests: str) -> Case:
+    return Case(about, tuple(f"tests/{test}" for test in tests))
+
+
+CASES: dict[int, Case] = {
+    1: case(
+        "resume in the middle of an epoch, bit for bit",
+        "test_train.py::test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit",
+        "test_train.py::test_resuming_with_dropout_draws_the_same_units",
+        "test_training_run.py::test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been",
+    ),
+    2: case(
+        "SIGKILL during a save, 50 times",
+        "test_checkpoint.py::test_a_kill_during_a_save_leaves_a_checkpoint_that_loads[50]",
+        "test_files.py::test_a_killed_process_leaves_the_old_file_and_its_leftover_can_be_removed",
+    ),
+    3: case(
+        "disk full",
+        "reliability/test_disk.py::test_a_disk_that_fills_while_training",
+        "reliability/test_disk.py::test_a_disk_that_fills_while_predicting",
+        "test_files.py::test_a_full_disk_is_one_message_and_the_old_file_stays",
+        "test_checkpoint.py::test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stays",
+        "annotations/test_writer.py::test_a_full_disk_is_said_and_the_record_stays_whole",
+    ),
+    4: case(
+        "read-only output folder, told before work starts",
+        "reliability/test_disk.py::test_a_read_only_folder_is_told_before_work_starts",
+        "test_files.py::test_check_writable_names_the_reason",
+    ),
+    5: case(
+        "SIGTERM and SIGUSR1 end after the step, in every process, and --resume goes on",
+        "test_training_run.py::test_a_signal_in_a_run_stops_it_and_resume_goes_on",
+        "test_distributed.py::test_a_signal_to_one_process_stops_all_at_the_same_step",
+        "test_distributed.py::test_torchrun_stopped_in_a_round_and_resumed_is_bit_for_bit_the_same",
+        "test_merging.py::test_a_signal_ends_after_the_photo_in_hand_and_resume_goes_on",
+    ),
+    6: case(
+        "NaN or infinite loss or weights are never saved",
+        "test_train.py::test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays",
+        "test_train.py::test_weights_that_are_not_finite_are_never_saved",
+        "test_checkpoint.py::test_weights_that_are_not_finite_are_not_saved_and_the_old_ones_stay",
+        "test_checkpoint.py::test_momentum_that_is_not_finite_is_not_saved",
+    ),
+    7: case(
+        "half precision: losses in float32, finite",
+        "rules/test_contract.py::test_half_precision_gives_a_finite_float32_loss",
+        "test_train.py::test_other_precisions_compute_the_network_and_no_loss",
+        "rules/test_contract.py::test_no_score_map_makes_it_infinite",
+    ),
+    8: case(
+        "all void: a connected zero, an undefined score",
+        "reliability/test_void.py::test_a_mask_of_void_alone_is_a_connected_zero",
+        "reliability/test_void.py::test_a_batch_of_void_alone_teaches_nothing",
+        "reliability/test_void.py::test_photos_of_void_alone_have_no_score",
+        "rules/test_contract.py::test_a_bag_of_padding_is_a_connected_zero",
+        "test_evaluate.py::test_all_void_is_undefined_not_zero",
+    ),
+    9: case(
+        "a class absent from the set is nan, its false positives score 0",
+        "test_evaluate.py::test_an_absent_class_is_nan_and_its_false_positives_score_0",
+        "test_evaluate.py::test_agrees_with_slow_loops",
+    ),
+    10: case(
+        "empty tag list: a background-only bag, counted, as one likes",
+        "test_bad_input.py::test_photos_without_a_tag",
+        "sources/test_table.py::test_untagged_photos_as_one_likes",
+    ),
+    11: case(
+        "unknown tag: file, line and nearest name; ignored when asked",
+        "test_bad_input.py::test_an_unknown_tag",
+        "sources/test_tag_file.py::test_unknown_tags",
+        "sources/test_voc.py::test_unknown_tag_in_the_tag_file",
+    ),
+    12: case(
+        "empty class folder keeps its number, with a warning",
+        "test_bad_input.py::test_an_empty_folder_of_a_tag_keeps_its_place",
+        "sources/test_folder.py::test_an_empty_folder_keeps_its_place",
+    ),
+    13: case(
+        "CSV with byte order mark, semicolons, Latin-1, NUL",
+        "test_bad_input.py::test_a_byte_order_mark_and_semicolons",
+        "test_bad_input.py::test_tables_that_cannot_be_read",
+        "sources/test_tag_file.py::test_delimiter_order_mark_line_ends_and_quotes",
+    ),
+    14: case(
+        "photo cut short: named, left out up to a share, never rewritten",
+        "test_bad_input.py::test_a_photo_that_cannot_be_read",
+        "test_training_run.py::test_a_truncated_photo_is_named_and_left_out",
+        "test_prediction_run.py::test_a_broken_photo_is_named_and_the_others_go_on",
+    ),
+    15: case(
+        "decompression bomb, refused before decoding",
+        "test_photos.py::test_a_bomb_is_refused_before_decoding",
+        "test_prediction_run.py::test_a_bomb_is_refused_before_it_is_decoded",
+    ),
+    16: case(
+        "16-bit, CMYK, palette, LA, RGBA, 1-bit, animated: golden pixels",
+        "test_photos.py::test_16_bit_grey_is_scaled_not_clipped",
+        "test_photos.py::test_32_bit_and_float_grey",
+        "test_photos.py::test_cmyk",
+        "test_photos.py::test_palette",
+        "test_photos.py::test_transparency_goes_on_white",
+        "test_photos.py::test_one_bit_and_grey",
+        "test_photos.py::test_an_animation_shows_its_first_frame",
+        "test_bad_input.py::test_odd_pixel_modes",
+    ),
+    17: case(
+        "EXIF orientation 1 to 8: the mask fits the photo as it is shown",
+        "test_photos.py::test_exif_orientation",
+        "test_bad_input.py::test_orientations",
+        "test_prediction_run.py::test_the_mask_stands_as_the_photo_is_shown",
+    ),
+    18: case(
+        "10,000 malformed JPEGs to the server: memory flat, 422 each",
+        "serve/test_overload.py::test_damaged_photos_cost_no_memory[10000]",
+    ),
+    19: case(
+        "one stem in two folders is fine, with two extensions an error",
+        "test_bad_input.py::test_one_stem_in_two_folders_is_fine_with_two_extensions_it_is_not",
+        "test_prediction_run.py::test_photos_that_would_share_a_mask_are_refused",
+    ),
+    20: case(
+        "output folder in use: refused without --overwrite or --resume",
+        "test_bad_input.py::test_an_output_folder_that_holds_files",
+        "test_prediction_run.py::test_a_folder_that_holds_files_is_refused",
+        "test_training_run.py::test_a_folder_that_holds_files_is_refused",
+    ),
+    21: case(
+        "malicious pickle as weights: refused, not run",
+        "models/test_weights.py::test_code_in_a_pickle_is_not_run",
+        "test_checkpoint.py::test_hostile_weights_are_refused_and_named",
+    ),
+    22: case(
+        "hostile safetensors: one message, no large allocation",
+        "reliability/test_hostile_files.py::test_hostile_safetensors_are_told_without_memory",
+        "reliability/test_hostile_files.py::test_more_than_a_gigabyte_would_be_refused_there",
+        "models/test_weights.py::test_lying_headers",
+        "models/test_weights.py::test_truncated_at_any_length",
+    ),
+    23: case(
+        "paths that lead out, in tar, CSV, XML lists, JSON, requests",
+        "test_bad_input.py::test_paths_that_lead_out",
+        "test_bad_input.py::test_a_list_of_voc_that_leads_out",
+        "sources/test_shards.py::test_names_that_lead_out_are_refused_by_name",
+        "sources/test_shards.py::test_links_and_devices_are_refused_by_name",
+        "sources/test_label_studio.py::test_addresses_that_lead_out",
+        "annotations/test_writer.py::test_names_that_could_leave_the_folder_are_refused",
+        "annotations/test_earlier.py::test_a_ledger_that_leads_elsewhere",
+        "serve/test_api.py::test_no_path_of_a_request_is_opened",
+    ),
+    24: case(
+        "XML entity bomb and external entity: forbidden",
+        "sources/test_voc.py::test_bad_annotations",
+        "sources/test_open.py::test_bad_annotations",
+        "serve/test_label_studio_backend.py::test_configurations_that_are_refused",
+    ),
+    25: case(
+        "upload over the limit: 413, no file left",
+        "serve/test_guard.py::TestTooLarge",
+    ),
+    26: case(
+        "16 clients at once: own masks; a full line is 503",
+        "serve/test_overload.py::test_16_clients_get_their_own_masks",
+        "serve/test_overload.py::test_a_full_line_is_503_at_once",
+        "serve/test_overload.py::test_photos_wait_for_the_worker_one_by_one",
+    ),
+    27: case(
+        "out of memory: smaller pieces in training, tiles in prediction",
+        "test_train.py::test_too_little_memory_halves_the_pieces_and_says_so_once",
+        "test_tiles.py::test_a_device_without_memory_gets_smaller_tiles",
+        "test_tiles.py::test_no_memory_at_all_is_told_and_other_errors_pass",
+    ),
+    28: case(
+        "same seed twice: same weights and masks; workers draw different numbers",
+        "test_train.py::test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others",
+        "test_determinism.py::test_train_twice",
+        "test_determinism.py::test_predict_twice",
+        "test_determinism.py::test_reproduce_twice",
+        "reliability/test_draws.py::test_bags_of_a_step_and_steps_draw_different_numbers",
+        "reliability/test_draws.py::test_workers_that_share_a_batch_drop_different_units",
+    ),
+    29: case(
+        "evaluation in N processes equals that of one",
+        "reliability/test_evaluation_in_processes.py::test_evaluation_in_processes_equals_that_of_one",
+        "test_evaluate.py::test_merged_parts_equal_one_pass_and_the_pure_functions",
+    ),
+    30: case(
+        "arithmetic of rules and CRF: equations, gradients, invariances, pydensecrf",
+        "rules/test_contract.py::test_it_equals_the_slow_equation",
+        "rules/test_contract.py::test_gradcheck_with_choices_and_other_bags_held_fixed",
+        "rules/test_contract.py::test_padding_takes_no_part",
+        "rules/test_contract.py::test_permuted_bags_have_permuted_losses",
+        "rules/test_contract.py::test_permuted_places_change_nothing",
+        "refine/test_crf.py::test_it_is_what_pydensecrf_said",
+        "refine/test_lattice.py::test_it_is_the_slow_loop",
+    ),
+    31: case(
+        "any size from 1x1 on, in training, prediction and exported files",
+        "models/test_fcn.py::test_any_size",
+        "models/test_fcn.py::test_any_size_vgg_paddings",
+        "test_segmenter.py::test_any_size_works",
+        "test_export.py::test_the_graph_says_what_the_segmenter_says",
+        "test_export.py::test_every_kind_of_network_at_any_size",
+    ),
+    32: case(
+        "parsers of any bytes: only the documented error escapes",
+        "sources/test_tag_file.py::test_only_the_documented_error_escapes",
+        "sources/test_table.py::test_only_the_documented_error_escapes",
+        "sources/test_coco.py::test_only_the_documented_error_escapes",
+        "sources/test_label_studio.py::test_only_the_documented_error_escapes",
+        "sources/test_open.py::test_only_the_documented_error_escapes",
+        "reliability/test_fuzz_targets.py",
+    ),
+}

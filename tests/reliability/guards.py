@@ -1,0 +1,345 @@
+"""Takes the guard of each case out, in a copy of the tree, and shows that a test of the case then fails.
+
+    python tests/reliability/guards.py [NUMBER ...]
+
+Prints the table of docs/reliability.md; exit status 1 where a test did not notice. The tree itself is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ["OMP_NUM_THREADS"] = "1"
+ROOT = Path(__file__).resolve().parents[2]
+
+# What the tests load and is not ours, once for all forks.
+import matplotlib.pyplot
+import pytest
+import skimage.segmentation
+import sklearn.datasets
+import torch
+import torchvision
+
+
+class Guard(NamedTuple):
+    file: str  # below src/milseg
+    old: str
+    new: str
+    test: str  # below tests
+    words: str
+
+
+GUARDS: dict[int, Guard] = {
+    1: Guard(
+        "train.py",
+        "torch.manual_seed(mixed(config.seed, 2, step))",
+        "pass",
+        "test_train.py::test_resuming_with_dropout_draws_the_same_units",
+        "random numbers keyed by seed and step",
+    ),
+    2: Guard(
+        "files.py",
+        "temporary = _temporary(path)\n    try:\n        yield",
+        "temporary = path\n    try:\n        yield",
+        "test_files.py::test_a_killed_process_leaves_the_old_file_and_its_leftover_can_be_removed",
+        "writing beside the file, not into it",
+    ),
+    3: Guard(
+        "files.py",
+        "if error.errno in _NO_SPACE:",
+        "if False:",
+        "reliability/test_disk.py::test_a_disk_that_fills_while_training",
+        "a full disk is the user's message",
+    ),
+    4: Guard(
+        "files.py",
+        "    refuse_existing(folder, overwrite=True)\n    check_writable(folder)",
+        "    refuse_existing(folder, overwrite=True)",
+        "reliability/test_disk.py::test_a_read_only_folder_is_told_before_work_starts",
+        "the trial file before work starts",
+    ),
+    5: Guard(
+        "train.py",
+        "stopped = distributed.any_of(stops.asked())",
+        "stopped = False",
+        "test_training_run.py::test_a_signal_in_a_run_stops_it_and_resume_goes_on",
+        "looking for a signal after each step",
+    ),
+    6: Guard(
+        "train.py",
+        "if not math.isfinite(value):",
+        "if False:",
+        "test_train.py::test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays",
+        "the check of the loss",
+    ),
+    7: Guard(
+        "rules/loss_map.py",
+        "if scores.dtype in (torch.float16, torch.bfloat16):",
+        "if False:",
+        "rules/test_contract.py::test_half_precision_gives_a_finite_float32_loss",
+        "scores to float32 before the softmax",
+    ),
+    8: Guard(
+        "rules/choosing.py",
+        "return weights / weights.sum(dim=(1, 2, 3), keepdim=True).clamp_min(1)",
+        "return weights / weights.sum(dim=(1, 2, 3), keepdim=True)",
+        "reliability/test_void.py::test_a_mask_of_void_alone_is_a_connected_zero",
+        "at least 1 below the line",
+    ),
+    9: Guard(
+        "evaluate.py",
+        "scored = (union > 0) & ~np.isin(",
+        "scored = ~np.isin(",
+        "test_evaluate.py::test_an_absent_class_is_nan_and_its_false_positives_score_0",
+        "classes without a pixel leave the mean",
+    ),
+    10: Guard(
+        "sources/make_bags.py",
+        'if keep_all or (background and not (untagged == "leave out" and not nothing)):',
+        "if keep_all:",
+        "test_bad_input.py::test_photos_without_a_tag",
+        "keeping photos without a tag",
+    ),
+    11: Guard(
+        "sources/make_bags.py",
+        "        if not ignore_unknown:\n            raise",
+        "        if False:\n            raise",
+        "test_bad_input.py::test_an_unknown_tag",
+        "the error at an unknown tag",
+    ),
+    12: Guard(
+        "sources/folder.py",
+        "classes=tuple(tags),",
+        "classes=(),",
+        "sources/test_folder.py::test_an_empty_folder_keeps_its_place",
+        "classes from folders, not from photos",
+    ),
+    13: Guard(
+        "sources/tag_file.py",
+        'data.decode("utf-8-sig")',
+        'data.decode("utf-8")',
+        "test_bad_input.py::test_a_byte_order_mark_and_semicolons",
+        "skipping the byte order mark",
+    ),
+    14: Guard(
+        "photos.py",
+        '    except DECODING_ERRORS as error:\n        raise UserError(f"{path}: damaged or cut short',
+        '    except ZeroDivisionError as error:\n        raise UserError(f"{path}: damaged or cut short',
+        "test_training_run.py::test_a_truncated_photo_is_named_and_left_out",
+        "what decoders raise becomes a message",
+    ),
+    15: Guard(
+        "photos.py",
+        "if width * height > max_pixels:",
+        "if False:",
+        "test_photos.py::test_a_bomb_is_refused_before_decoding",
+        "counting pixels before decoding",
+    ),
+    16: Guard(
+        "photos.py",
+        "np.rint(values * (255.0 / 65535.0 if deep else 1.0))",
+        "np.rint(values)",
+        "test_photos.py::test_16_bit_grey_is_scaled_not_clipped",
+        "scaling 16 bits to 8",
+    ),
+    17: Guard(
+        "photos.py",
+        "ImageOps.exif_transpose(image) or image",
+        "image",
+        "test_photos.py::test_exif_orientation",
+        "turning the photo upright",
+    ),
+    18: Guard(
+        "photos.py",
+        '    except DECODING_ERRORS as error:\n        raise UserError(f"{path}: damaged or cut short',
+        '    except ZeroDivisionError as error:\n        raise UserError(f"{path}: damaged or cut short',
+        "serve/test_overload.py::test_damaged_photos_cost_no_memory[300]",
+        "what decoders raise becomes a message",
+    ),
+    19: Guard(
+        "sources/make_bags.py",
+        "if stem in stems:",
+        "if False:",
+        "test_bad_input.py::test_one_stem_in_two_folders_is_fine_with_two_extensions_it_is_not",
+        "looking for equal stems",
+    ),
+    20: Guard(
+        "files.py",
+        "if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):",
+        "if False:",
+        "test_bad_input.py::test_an_output_folder_that_holds_files",
+        "looking into the output folder",
+    ),
+    21: Guard(
+        "models/weights.py",
+        "weights_only=True",
+        "weights_only=False",
+        "models/test_weights.py::test_code_in_a_pickle_is_not_run",
+        "torch's reader of plain tensors",
+    ),
+    22: Guard(
+        "checkpoint.py",
+        "    except (SafetensorError, OSError, ValueError) as error:\n        raise UserError(\n"
+        '            f"{path}: damaged',
+        '    except ZeroDivisionError as error:\n        raise UserError(\n            f"{path}: damaged',
+        "reliability/test_hostile_files.py::test_hostile_safetensors_are_told_without_memory",
+        "what safetensors raises becomes a message",
+    ),
+    23: Guard(
+        "sources/tag_file.py",
+        ' or ".." in parts',
+        "",
+        "test_bad_input.py::test_paths_that_lead_out",
+        "refusing .. in paths",
+    ),
+    24: Guard(
+        "sources/voc_tree.py",
+        "forbid_dtd=True",
+        "forbid_dtd=False, forbid_entities=False",
+        "sources/test_open.py::test_bad_annotations",
+        "refusing document types and entities",
+    ),
+    25: Guard(
+        "serve/guard.py",
+        "if size > self.max_body:",
+        "if False:",
+        "serve/test_guard.py::TestTooLarge::test_chunked",
+        "counting the bytes that come",
+    ),
+    26: Guard(
+        "serve/engine.py",
+        "if self.taken >= self.capacity:",
+        "if False:",
+        "serve/test_overload.py::test_a_full_line_is_503_at_once",
+        "the bound of the line",
+    ),
+    27: Guard(
+        "micro_batches.py",
+        "except torch.OutOfMemoryError:",
+        "except ZeroDivisionError:",
+        "test_train.py::test_too_little_memory_halves_the_pieces_and_says_so_once",
+        "going on with smaller pieces",
+    ),
+    28: Guard(
+        "order.py",
+        "return torch.Generator().manual_seed(mixed(seed, stream, number))",
+        "return (lambda drawn: (drawn.seed(), drawn)[1])(torch.Generator())",
+        "test_train.py::test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others",
+        "random numbers keyed by the seed",
+    ),
+    29: Guard(
+        "evaluate.py",
+        "mine = bags.bags[distributed.share(len(bags))]",
+        "mine = bags.bags",
+        "reliability/test_evaluation_in_processes.py::test_evaluation_in_processes_equals_that_of_one",
+        "each process scores its share",
+    ),
+    30: Guard(
+        "rules/choosing.py",
+        "best = candidates.argmin(dim=2, keepdim=True)",
+        "best = candidates.argmax(dim=2, keepdim=True)",
+        "rules/test_contract.py::test_it_equals_the_slow_equation",
+        "the arg-min of the loss map",
+    ),
+    31: Guard(
+        "models/fcn.py",
+        "images = _at_least(images, self.minimum)",
+        "pass",
+        "models/test_fcn.py::test_any_size",
+        "padding what is too small",
+    ),
+    32: Guard(
+        "sources/tag_file.py",
+        "    except UnicodeDecodeError as error:\n        line = data.count",
+        "    except ZeroDivisionError as error:\n        line = data.count",
+        "sources/test_tag_file.py::test_only_the_documented_error_escapes",
+        "bytes that are no UTF-8 become a message",
+    ),
+}
+
+
+class Failures:
+    """A pytest plugin: the tests that failed, and why the first one did."""
+
+    def __init__(self) -> None:
+        self.count = self.ran = 0
+        self.first = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.ran += report.when == "call"
+        if report.failed:
+            self.count += 1
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.first = self.first or (crash.message.splitlines()[0] if crash else "failed")
+
+
+def without(guard: Guard, tree: Path) -> str:
+    """Run the guard's test in a copy of the tree without it, in a fork; what happened, "" where nothing failed."""
+    for part in ("src", "tests", "fuzz"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    path = tree / "src" / "milseg" / guard.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(guard.old) != 1:
+        raise SystemExit(
+            f"{guard.file}: {guard.old!r} is there {text.count(guard.old)} times; mend this table"
+        )
+    path.write_text(text.replace(guard.old, guard.new), encoding="utf-8")
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        answer = "!the run itself broke"
+        try:
+            os.close(told)
+            log = os.open(tree / "log", os.O_WRONLY | os.O_CREAT)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.chdir(tree)
+            # Before whatever else is installed; for processes of the tests too.
+            sys.path.insert(0, str(tree / "src"))
+            os.environ["PYTHONPATH"] = str(tree / "src")
+            failures = Failures()
+            words = [f"tests/{guard.test}", "-q", "-p", "no:cacheprovider"]
+            pytest.main(words, plugins=[failures])
+            import milseg
+
+            assert Path(milseg.__file__).is_relative_to(tree), milseg.__file__
+            answer = f"{failures.count} of {failures.ran}: {failures.first}" if failures.count else ""
+            answer = answer if failures.ran else "!no test ran"
+        finally:
+            os.write(tell, answer.encode(errors="replace")[:4000])
+            os._exit(0)
+    os.close(tell)
+    with os.fdopen(told, "rb") as pipe:
+        found = pipe.read().decode(errors="replace")
+    os.waitpid(child, 0)
+    if found.startswith("!"):
+        raise SystemExit(f"{guard.test}: {found[1:]}\n{(tree / 'log').read_text(errors='replace')[-3000:]}")
+    return found
+
+
+def main(numbers: list[int]) -> int:
+    assert {"milseg"}.isdisjoint(sys.modules)
+    torch.set_num_threads(1)
+    _ = matplotlib.pyplot, skimage.segmentation, sklearn.datasets, torchvision
+    unnoticed = 0
+    print("| Case | Taken out | Where | Test that fails | How |\n|---:|---|---|---|---|")
+    for number in numbers or GUARDS:
+        guard = GUARDS[number]
+        with tempfile.TemporaryDirectory(prefix="milseg-guards-") as folder:
+            found = without(guard, Path(folder).resolve())
+            found = found.replace(folder, "")
+        unnoticed += not found
+        shown = (found or "**nothing failed**").replace("|", "\\|")[:160]
+        print(f"| {number} | {guard.words} | `{guard.file}` | `{guard.test}` | {shown} |", flush=True)
+    print(f"\n{len(numbers or GUARDS) - unnoticed} guards taken out and noticed, {unnoticed} not")
+    return int(bool(unnoticed))
+
+
+if __name__ == "__main__":
+    sys.exit(main([int(word) for word in sys.argv[1:]]))
