@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from milseg.cli import main
 from milseg.errors import UserError
 from milseg.files import (
     atomic_path,
     check_writable,
+    no_empty_folder,
     refuse_existing,
     remove_leftovers,
     write_json,
@@ -150,3 +152,27 @@ def test_check_writable_names_the_reason(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(UserError, match="Read-only file system"):
         check_writable(tmp_path)
+
+
+def test_a_mistake_leaves_no_empty_folder(tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "mine"
+    with pytest.raises(UserError, match="a bad tag"), no_empty_folder(out):
+        check_writable(out)
+        raise UserError("a bad tag")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(UserError), no_empty_folder(out):
+        check_writable(out)
+        (out / "train.yaml").touch()
+        raise UserError("too late")
+    assert (out / "train.yaml").exists()
+    out = tmp_path / "was there"
+    out.mkdir()
+    with pytest.raises(UserError), no_empty_folder(out):
+        raise UserError("nothing made")
+    assert out.is_dir()
+
+
+def test_a_source_that_is_not_there_leaves_no_folder_behind(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "run"
+    assert main(["train", str(tmp_path / "nowhere"), "--out", str(out)]) == 2
+    assert os.listdir(tmp_path) == []

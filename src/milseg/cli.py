@@ -22,6 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter 
 
 from milseg._version import __version__
 from milseg.errors import UserError, unknown_name
+from milseg.files import no_empty_folder
 from milseg.options import (
     CheckOptions,
     CompareOptions,
@@ -256,7 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         words, settings = parse(sys.argv[1:] if arguments is None else arguments)
         module, _, function = COMMANDS[words][1].partition(":")
         command: Callable[[Any], None] = getattr(importlib.import_module(module), function)
-        command(settings)
+        with no_empty_folder(getattr(settings, "out", None)):
+            command(settings)
         sys.stdout.flush()
     except UserError as error:
         print(f"milseg: {error}", file=sys.stderr)

@@ -134,6 +134,21 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     check_writable(folder)
 
 
+@contextmanager
+def no_empty_folder(folder: Path | None) -> Iterator[None]:
+    """A folder that the block made, and that a user's mistake left empty, is taken away again."""
+    missing = (
+        [] if folder is None else [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    )
+    try:
+        yield
+    except UserError:
+        for path in missing:
+            with suppress(OSError):  # it holds something, or was never made
+                path.rmdir()
+        raise
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder where it is missing, and write a trial file into it, before hours of work depend on it.
 
