@@ -154,21 +154,26 @@ def test_check_writable_names_the_reason(tmp_path: Path, monkeypatch: pytest.Mon
         check_writable(tmp_path)
 
 
+def _mistake_after_claiming(out: Path, *, keep: str | None = None) -> None:
+    with no_empty_folder(out):
+        check_writable(out)
+        if keep:
+            (out / keep).touch()
+        raise UserError("a bad tag")
+
+
 def test_a_mistake_leaves_no_empty_folder(tmp_path: Path) -> None:
     out = tmp_path / "runs" / "mine"
-    with pytest.raises(UserError, match="a bad tag"), no_empty_folder(out):
-        check_writable(out)
-        raise UserError("a bad tag")
+    with pytest.raises(UserError, match="a bad tag"):
+        _mistake_after_claiming(out)
     assert os.listdir(tmp_path) == []
-    with pytest.raises(UserError), no_empty_folder(out):
-        check_writable(out)
-        (out / "train.yaml").touch()
-        raise UserError("too late")
-    assert (out / "train.yaml").exists()
+    with pytest.raises(UserError):
+        _mistake_after_claiming(out, keep="train.yaml")
+    assert os.listdir(out) == ["train.yaml"]
     out = tmp_path / "was there"
     out.mkdir()
-    with pytest.raises(UserError), no_empty_folder(out):
-        raise UserError("nothing made")
+    with pytest.raises(UserError):
+        _mistake_after_claiming(out)
     assert out.is_dir()
 
 
