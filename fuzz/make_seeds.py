@@ -73,11 +73,12 @@ TASK = {
     ],
 }
 INDEX = {
-    "milseg_index": 1,
+    "milseg_shard_index": 1,
     "bytes": 10240,
-    "samples": [["a", ".png", 512, 100, ["cat"], []]],
-    "sizes": {"a": [5, 7]},
-    "sha256": "0" * 64,
+    "tags_key": "tags",
+    "keys": ["tags"],
+    "notes": [],
+    "samples": [["a", ".png", 512, 100, ["cat"], [], [], ""]],
 }
 MANIFEST = {
     "milseg_shards": 1,
@@ -112,8 +113,12 @@ FILES: dict[str, dict[str, bytes]] = {
     "settings": {
         "train": b"seed: 1\nmax_steps: 5\nclasses: [cat, dog]\nflip: true\nlearning_rate: 1e-3\n",
         "mapping": b"cat: [tench, 1]\ndog: [n01443537]\n",
+        # Once escaped: what PyYAML raises on tags whose values do not fit.
+        "escaped-timestamp": b"seed: !!timestamp x\n",
+        "escaped-bool": b"cat: !!bool x\n",
+        "escaped-int": b"cat: !!int ''\n",
     },
-    "model_config": {"plain": CONFIG},
+    "model_config": {"plain": CONFIG, "escaped-int": CONFIG + b"more: !!int ''\n"},
     "model_labels": {"plain": b'{"classes": ["background", "cat"]}'},
     "model_weights": {"plain": save(TENSORS)},
     "weights": {
@@ -121,7 +126,13 @@ FILES: dict[str, dict[str, bytes]] = {
         "pickle": pickled(TENSORS),
     },
     "tar": {"pax": packed(tarfile.PAX_FORMAT), "gnu": packed(tarfile.GNU_FORMAT)},
-    "shard_json": {"index": json.dumps(INDEX).encode(), "manifest": json.dumps(MANIFEST).encode()},
+    "shard_json": {
+        "index": json.dumps(INDEX).encode(),
+        "manifest": json.dumps(MANIFEST).encode(),
+        # Once escaped: int(inf) is an OverflowError.
+        "escaped-index-infinite": json.dumps({**INDEX, "bytes": float("inf")}).encode(),
+        "escaped-manifest-infinite": json.dumps(MANIFEST).replace("10240", "Infinity").encode(),
+    },
     "photo": {
         **{form.lower(): picture(form) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "TGA")},
         **{f"png-{mode}": picture("PNG", mode) for mode in ("L", "LA", "RGBA", "P", "1")},

@@ -18,7 +18,7 @@ SOURCE = Path(milseg.__file__).parent
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
     ("_version", "errors", "stops"),
-    ("devices", "files", "named", "options", "order", "photos", "pipeline"),
+    ("devices", "files", "named", "options", "order", "photos", "pipeline", "yaml_text"),
     ("zoom",),
     ("bags", "distributed"),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),

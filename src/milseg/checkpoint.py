@@ -25,6 +25,7 @@ from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.options import ROUNDING_ONLY, InferenceConfig
 from milseg.prior import Prior
+from milseg.yaml_text import parse_yaml
 
 FILES = ("config.yaml", "labels.json", "model.safetensors")
 # What a text that is damaged, or not what it should be, raises on the way to its values.
@@ -103,7 +104,7 @@ def _read_spec(folder: Path) -> ModelSpec:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; a model folder holds {', '.join(FILES)}")
     try:
-        record = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        record = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
         labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
         classes = labels["classes"]
         if not isinstance(classes, list) or not classes:
@@ -118,7 +119,7 @@ def _read_spec(folder: Path) -> ModelSpec:
         if not isinstance(spec.backbone, str) or not isinstance(spec.vgg_padding, str):
             raise TypeError("backbone and vgg_padding are names")
         return spec
-    except (*_DAMAGED, yaml.YAMLError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{folder}: config.yaml or labels.json cannot be read ({type(error).__name__}: {error}); copy "
             "the model folder again"

@@ -16,7 +16,6 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
@@ -39,6 +38,7 @@ from milseg.options import (
     VocResultsOptions,
 )
 from milseg.stops import STOPPED_STATUS, Stopped
+from milseg.yaml_text import parse_yaml
 
 # command words -> (settings, "module:function" that takes them)
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -83,8 +83,8 @@ class ConfigFile(ActionConfigFile):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            settings = yaml.safe_load(Path(values).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            settings = parse_yaml(Path(values).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{values}: cannot be read as YAML ({reason})") from None
         if not isinstance(settings, dict):

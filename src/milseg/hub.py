@@ -20,6 +20,7 @@ from milseg._version import __version__
 from milseg.checkpoint import FILES, ModelSpec, load_model
 from milseg.errors import UserError
 from milseg.files import check_writable, refuse_existing, write_text
+from milseg.yaml_text import parse_yaml
 
 CARD = "README.md"
 # Fields of a card's front matter that say what the repository holds.
@@ -153,8 +154,8 @@ def with_front_matter(text: str, *, license: str | None = None) -> str:
     """
     match = re.match(r"---\r?\n(.*?)\r?\n?---[ \t]*(?:\r?\n|$)", text, flags=re.DOTALL)
     try:
-        given = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError as error:
+        given = parse_yaml(match[1]) if match else None
+    except ValueError as error:
         raise UserError(f"{CARD}: its front matter is no YAML ({error}); mend it, or take it out") from None
     if given is not None and not isinstance(given, dict):
         raise UserError(

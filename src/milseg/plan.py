@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from milseg.bags import BagSet
 from milseg.checkpoint import ModelSpec
@@ -23,6 +22,7 @@ from milseg.options import ROUNDING_ONLY, TrainConfig, TrainOptions, overridden,
 from milseg.recipes import TrainRecipe, train_recipe
 from milseg.rules import find_rule
 from milseg.training_time import estimate_training
+from milseg.yaml_text import parse_yaml
 
 SELECTIONS = 6  # how often in a run the held-out bags are scored
 LONGEST_SIDE = {"cpu": 320, "cuda": 512, "mps": 320}
@@ -215,11 +215,11 @@ def stored_record(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        stored: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8"))
         _settings(stored)
         stored_steps(stored)
         return stored
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read ({error}); start anew with --overwrite") from None
 
 

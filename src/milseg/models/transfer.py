@@ -22,6 +22,7 @@ from milseg.errors import UserError, unknown_name
 from milseg.models.backbones import cast_classifier
 from milseg.models.fcn import FCN
 from milseg.models.weights import imagenet_categories, load_classifier
+from milseg.yaml_text import parse_yaml
 
 BACKGROUND_NAME = "background"
 # True: the classifier's rows; "zero": all rows zero, the paper's "no classifier"; "random": a small random
@@ -132,10 +133,10 @@ def read_mapping(path: Path, categories: Sequence[str]) -> dict[str, tuple[int, 
         UserError: see `mapping_for`.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        entries = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such mapping file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read as YAML ({error}); expected lines such as 'dog: [pug]'"
         ) from None

@@ -237,7 +237,7 @@ def read_index(path: Path) -> tuple[ShardIndex, dict[str, Any]]:
             keys=tuple(map(str, record["keys"])),
             notes=tuple(map(str, record["notes"])),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise UserError(
             f"{path}: damaged index of a shard ({error!r}); make it again, or remove it"
         ) from None

@@ -251,7 +251,7 @@ def _read_manifest(place: str) -> dict[str, Any]:
         texts = [*record["classes"], *record["notes"], record["tags_from"]]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("classes or notes that are no texts")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{place}: no manifest of shards ({error!r}); expected what milseg shard writes"
         ) from None
