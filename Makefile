@@ -19,8 +19,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check src tests benchmarks fuzz mutation release
 	$(BIN)/mypy
 
+# In full they take long; QUICK=1 shows that all of them work. docs/benchmarks.md has the figures.
 benchmarks: .venv/installed-dev
-	for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python benchmarks/run_all.py $(if $(QUICK),--quick)
 
 # docs/reliability.md says what these show.
 reliability: .venv/installed-dev
