@@ -21,8 +21,7 @@ from milseg.bags import BagSet, load_photo
 from milseg.check import check_source
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
-from milseg.options import TrainConfig
-from milseg.options.shard import ShardOptions, ShardReading
+from milseg.options import ShardOptions, ShardReading, TrainConfig
 from milseg.prediction_run import find_photos
 from milseg.shard_run import shard_run
 from milseg.sources.open import open_source

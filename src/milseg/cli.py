@@ -177,7 +177,9 @@ TYPES: dict[Any, tuple[Any, str]] = {
 
 def add_options(parser: ArgumentParser, settings: type[Any]) -> None:
     """One option a field: dashes for underscores, the help from the docstring's Attributes."""
-    about = {p.arg_name: p.description or "" for p in parse_docstring(settings.__doc__ or "").params}
+    # What a class takes over from another one is told there.
+    docs = [parse_docstring(kind.__dict__.get("__doc__") or "").params for kind in reversed(settings.__mro__)]
+    about = {p.arg_name: p.description or "" for params in docs for p in params}
     hints = get_type_hints(settings)
     for field in fields(settings):
         _add_option(parser, field, hints[field.name], " ".join(about[field.name].split()))

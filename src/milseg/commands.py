@@ -42,7 +42,7 @@ from milseg.options import (
     VocOptions,
     VocResultsOptions,
 )
-from milseg.options.shard import ShardReading
+from milseg.options.source import ShardReading
 from milseg.photos import UInt8
 from milseg.plan import LONGEST_SIDE
 from milseg.predict import segment
@@ -50,11 +50,12 @@ from milseg.prediction_run import predict_run
 from milseg.recipes import train_recipe
 from milseg.segmenter import Segmenter
 from milseg.shard_run import shard_run
+from milseg.sources.open import open_source_of
 from milseg.sources.tag_file import read_ids
 from milseg.sources.to_score import bags_to_score
 from milseg.sources.truth import read_labels
 from milseg.sources.voc import read_voc
-from milseg.training_run import source_of, train_run
+from milseg.training_run import train_run
 
 
 def digits(options: DigitsOptions) -> None:
@@ -217,7 +218,7 @@ def shard(options: ShardOptions) -> None:
 def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
     keep_freed_memory()  # as training does, whose time is estimated
-    bags = source_of(options)
+    bags = open_source_of(options)
     recipe = train_recipe("best", options.backbone)
     if options.max_steps is not None:
         recipe = recipe.with_steps(options.max_steps)

@@ -25,7 +25,7 @@ from milseg.files import claim_folder, write_json
 from milseg.hub import local_folder
 from milseg.merging import Shard, merge, parse_shard, shard_folders
 from milseg.options import PredictOptions, overridden
-from milseg.options.shard import PLAIN_READING, ShardReading
+from milseg.options.source import PLAIN_READING, ShardReading
 from milseg.photos import PackedPhoto, photo_pixels
 from milseg.pipeline import ahead, one_thread, processors
 from milseg.prediction_files import (

@@ -152,8 +152,8 @@ POOLED = TrainConfig(
     frozen_stride=8,
     flip=True,
 )
-# As the CRF's authors set it but for the width in colour (13), which was tried on validation masks; half the photo's size
-# and half as many iterations for speed.
+# As the CRF's authors set it but for the width in colour (13 there), which was tried on validation masks; at half the
+# photo's size, with half as many iterations, for speed.
 REFINE = "crf(iterations=5,scale=2,bilateral_sigma_rgb=8)"
 VIEWS = (0.75, 1.0, 1.5)
 

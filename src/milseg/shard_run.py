@@ -23,9 +23,9 @@ from tqdm import tqdm
 from milseg.bags import PRESENT, UNKNOWN, Bag, BagSet
 from milseg.errors import UserError
 from milseg.files import atomic_path, claim_folder, remove_leftovers, write_json, write_text
-from milseg.options.shard import ShardOptions, ShardReading
+from milseg.options import ShardOptions
 from milseg.photos import PackedPhoto, fit_size, open_photo, resize_photo
-from milseg.sources.open import open_source
+from milseg.sources.open import open_source_of
 from milseg.sources.shard_cache import file_digest
 from milseg.sources.shard_index import index_record, index_text, key_of, read_index, scan_shard
 from milseg.sources.shards import MANIFEST, index_name
@@ -52,17 +52,7 @@ def shard_run(options: ShardOptions, *, progress: bool = True) -> dict[str, Any]
         UserError: anything at fault with the source, the settings or the folder; no photo that can be read.
     """
     claim_folder(options.out, resume=options.resume, overwrite=options.overwrite)
-    bags = open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        tags_are=options.tags_are,
-        background=False if options.no_background else None,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-        shards=ShardReading.of(options),
-    )
+    bags = open_source_of(options)
     _refuse_own_source(bags, options.out)
     plan = _digest_of(bags, options)
     rows = _finished(options.out, plan) if options.resume else []

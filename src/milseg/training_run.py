@@ -41,8 +41,7 @@ from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
 from milseg.models.folded import folded
 from milseg.models.transfer import TransferReport, build_model
-from milseg.options import CheckOptions, TrainConfig, TrainOptions, seconds_of
-from milseg.options.shard import ShardReading
+from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.own_masks import write_own_masks
 from milseg.photo_facts import PhotoFacts, read_photos, typical_size
 from milseg.plan import (
@@ -58,7 +57,7 @@ from milseg.plan import (
 from milseg.predict import segment
 from milseg.rules import find_rule
 from milseg.segmenter import Segmenter
-from milseg.sources.open import open_source
+from milseg.sources.open import open_source_of
 from milseg.split import hold_out
 from milseg.tag_facts import meaningless, names_without_background, tag_matrix
 from milseg.tag_scores import TagScores, collapse, score_tags
@@ -77,21 +76,6 @@ OLD_FILES = (
     "rounds/*/metrics.jsonl",
     "own-masks/**/*.png",
 )
-
-
-def source_of(options: TrainOptions | CheckOptions) -> BagSet:
-    """The bags that the options name; no photo is opened."""
-    return open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        tags_are=options.tags_are,
-        background=False if options.no_background else None,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-        shards=ShardReading.of(options),
-    )
 
 
 def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
@@ -116,7 +100,7 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
             _check_folder(out, options, resumed=stored is not None)
         if options.time_budget is not None:
             seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
-        bags = source_of(options)
+        bags = open_source_of(options)
         if find_rule(options.rule or "max").supervision != "tags":
             raise UserError(
                 f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"

@@ -27,7 +27,7 @@ import milseg.sources.shard_index
 import milseg.sources.shards
 from milseg.bags import load_photo
 from milseg.errors import UserError
-from milseg.options.shard import ShardReading
+from milseg.options.source import ShardReading
 from milseg.photos import following
 from milseg.sources.open import open_source
 from milseg.sources.shard_cache import Shard

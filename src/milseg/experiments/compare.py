@@ -85,7 +85,7 @@ def _file_name(rule: str) -> str:
 
 def _settings(options: CompareOptions) -> dict[str, Any]:
     """What a finished run depends on, besides its rule and seed."""
-    left_out = ("rules", "seeds", "out", "device", "resume", "overwrite")
+    left_out = ("rules", "seeds", "out", "device", "resume", "overwrite", "cache", "cache_size")
     return {
         key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         for key, value in vars(options).items()

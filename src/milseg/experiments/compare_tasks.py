@@ -16,11 +16,11 @@ from milseg.errors import UserError
 from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
-from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, TrainConfig
+from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
 from milseg.recipes import REFINE, VIEWS, best_training
 from milseg.rules import find_rule
 from milseg.sources.digits import read_digits
-from milseg.sources.open import open_source
+from milseg.sources.open import open_source_of
 from milseg.sources.to_score import bags_to_score
 from milseg.split import hold_out
 
@@ -56,14 +56,7 @@ class Task:
 
 def source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
     """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
-    bags = open_source(
-        options.source,
-        tags=options.tags,
-        split=options.split,
-        classes=options.classes,
-        ignore_unknown=options.ignore_unknown_tags,
-        kind=options.kind,
-    )
+    bags, shards = open_source_of(options), ShardReading.of(options)
     val = None
     if options.truth is not None or options.val_split is not None:
         val = bags_to_score(
@@ -73,6 +66,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
             truth_classes=options.truth_labels,
             split=options.val_split,
             kind=options.kind,
+            shards=shards,
         )
         seen = {_photo(bag) for bag in bags.bags}
         both = [bag.name for bag in val.bags if _photo(bag) in seen]
@@ -83,7 +77,12 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
             )
     if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
         masked = bags_to_score(
-            options.source, bags.classes, truth=options.truth, split=options.split, kind=options.kind
+            options.source,
+            bags.classes,
+            truth=options.truth,
+            split=options.split,
+            kind=options.kind,
+            shards=shards,
         )
         of = {_photo(bag): bag.mask for bag in masked.bags}
         bags = replace(

@@ -17,6 +17,7 @@ from milseg.options.predict import ListOptions, MergeOptions, PredictOptions
 from milseg.options.reproduce import DigitsOptions, VocOptions, VocResultsOptions
 from milseg.options.serve import ServeOptions
 from milseg.options.shard import ShardOptions
+from milseg.options.source import ShardReading, SourceOptions
 from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "PredictOptions",
     "ServeOptions",
     "ShardOptions",
+    "ShardReading",
+    "SourceOptions",
     "TrainConfig",
     "TrainOptions",
     "VocOptions",

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from milseg.errors import UserError
 from milseg.options.configs import check_seed
+from milseg.options.source import SourceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckOptions:
+class CheckOptions(SourceOptions):
     """Look at photos and tags before training: counts, unreadable photos, tags that cannot be told apart, time.
 
     Attributes:
-        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, a Label Studio export, or
-            shards (a folder, a pattern or an address of .tar files).
-        tags: file with the tags, where it is not the source itself.
-        split: only the photos of this split.
-        classes: tags to learn, with commas; none takes all.
-        tags_are: complete (a tag that is not there is absent) or partial (it is unknown).
-        no_background: the tags name everything in the photo; there is no background class.
-        ignore_unknown_tags: leave out tags that are not among --classes.
-        kind: what the source is, where it could be several things.
-        tags_key: key of the tags in the JSON files of shards.
-        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
-        cache_size: how much of fetched shards is kept, such as 20GB.
         mapping: YAML file from class names to ILSVRC categories.
         backbone: network whose training time is estimated.
         max_steps: steps that are estimated; none: those of the recipe best.
@@ -34,17 +23,6 @@ class CheckOptions:
         json: print JSON in place of the report.
     """
 
-    source: Path = field(metadata={"positional": True})
-    tags: Path | None = None
-    split: str | None = None
-    classes: tuple[str, ...] | None = None
-    tags_are: str = "complete"
-    no_background: bool = False
-    ignore_unknown_tags: bool = False
-    kind: str | None = None
-    tags_key: str = "tags"
-    cache: Path | None = None
-    cache_size: str = "20GB"
     mapping: Path | None = None
     backbone: str = "mobilenet_v2"
     max_steps: int | None = None
@@ -54,23 +32,11 @@ class CheckOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(SourceOptions):
     """Train on photos with tags; no mask is read. The result is a model folder for `milseg predict`.
 
     Attributes:
-        source: photos' folder, a folder for each tag, a table, COCO JSON, a VOC tree, a Label Studio export, or
-            shards (a folder, a pattern or an address of .tar files).
-        tags: file with the tags, where it is not the source itself.
         out: the model folder.
-        split: only the photos of this split.
-        classes: tags to learn, with commas; none takes all.
-        tags_are: complete (a tag that is not there is absent) or partial (it is unknown).
-        no_background: the tags name everything in the photo; there is no background class.
-        ignore_unknown_tags: leave out tags that are not among --classes.
-        kind: what the source is, where it could be several things.
-        tags_key: key of the tags in the JSON files of shards.
-        cache: folder for shards fetched from elsewhere, and for indexes; none: milseg/shards in the user's cache.
-        cache_size: how much of fetched shards is kept, such as 20GB.
         mapping: YAML file from class names to ILSVRC categories, for names that ILSVRC does not know.
         backbone: network to cast; auto takes resnet50 on a GPU and mobilenet_v2 elsewhere.
         weights: imagenet (torchvision's download), a .safetensors or .pth file in torchvision's layout, or none.
@@ -106,18 +72,7 @@ class TrainOptions:
         overwrite: start anew in a folder that already holds a run.
     """
 
-    source: Path = field(metadata={"positional": True})
-    tags: Path | None = None
     out: Path = Path("runs/train")
-    split: str | None = None
-    classes: tuple[str, ...] | None = None
-    tags_are: str = "complete"
-    no_background: bool = False
-    ignore_unknown_tags: bool = False
-    kind: str | None = None
-    tags_key: str = "tags"
-    cache: Path | None = None
-    cache_size: str = "20GB"
     mapping: Path | None = None
     backbone: str = "auto"
     weights: str = "imagenet"
@@ -152,27 +107,22 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
-    """Rules side by side: each trained alike from tags, scored as trained, by views, refined and with prior, over seeds.
+class CompareOptions(SourceOptions):
+    """Rules side by side: each trained alike from tags, scored as trained, by views, refined, with prior, over seeds.
 
     Attributes:
         source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
-        tags: file with the tags, where it is not the source itself.
         truth: folder of true masks to score on; only scoring opens it.
         truth_labels: class names of the true masks: voc, or a JSON file; none: labels.json there, else the tags.
-        split: photos to learn from.
         val_split: photos to score on, where the source has splits and masks of its own.
-        classes: tags to learn, with commas; none takes all.
-        ignore_unknown_tags: leave out tags that are not among --classes.
-        kind: what the source is, where it could be several things.
         rules: names with commas, options in parentheses; oracle learns from the masks, cam is a class activation map
             with the best threshold.
         seeds: with commas; the table gives mean and range.
         rounds: after each rule, so many rounds on its own masks; rules that learn from masks get their steps at once.
         max_steps: updates of each rule; a round has five eighths as many.
         batch_size: photos an update.
-        learning_rates: with several, each rule takes its best by the tags of held-out photos, or by their masks where it
-            learns from masks.
+        learning_rates: with several, each rule takes its best by the tags of held-out photos; a rule that learns from
+            masks by theirs.
         longest_side: larger photos are made this small.
         backbone: network to cast.
         weights: imagenet, a file, or none.
@@ -184,15 +134,9 @@ class CompareOptions:
         overwrite: start anew in a folder that already holds a comparison.
     """
 
-    source: Path = field(metadata={"positional": True})
-    tags: Path | None = None
     truth: Path | None = None
     truth_labels: str | None = None
-    split: str | None = None
     val_split: str | None = None
-    classes: tuple[str, ...] | None = None
-    ignore_unknown_tags: bool = False
-    kind: str | None = None
     rules: tuple[str, ...] = ("max", "log-sum-exp-probs(absent=1)", "weighted-pooling")
     seeds: tuple[int, ...] = (0,)
     rounds: int = 0

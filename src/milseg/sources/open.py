@@ -9,7 +9,7 @@ from pathlib import Path
 
 from milseg.bags import BagSet
 from milseg.errors import UserError, unknown_name
-from milseg.options.shard import PLAIN_READING, ShardReading
+from milseg.options.source import PLAIN_READING, ShardReading, SourceOptions
 from milseg.sources.coco import read_coco
 from milseg.sources.folder import read_folder
 from milseg.sources.label_studio import read_label_studio
@@ -159,6 +159,21 @@ def open_source(
     )
     # What was odd when shards were made, and still is, is said once.
     return replace(bags, notes=tuple(dict.fromkeys(bags.notes)))
+
+
+def open_source_of(options: SourceOptions) -> BagSet:
+    """The bags that a command's options name; no photo is opened."""
+    return open_source(
+        options.source,
+        tags=options.tags,
+        split=options.split,
+        classes=options.classes,
+        tags_are=options.tags_are,
+        background=False if options.no_background else None,
+        ignore_unknown=options.ignore_unknown_tags,
+        kind=options.kind,
+        shards=ShardReading.of(options),
+    )
 
 
 def _of_shards(place: Place, reading: ShardReading) -> Labels:

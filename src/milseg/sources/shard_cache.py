@@ -57,7 +57,11 @@ class Shard:
     @property
     def path(self) -> Path:
         """Its file on this machine, there or not yet."""
-        return Path(self.place) if address_of(self.place) is None else kept_file(self.place, self.cache, self.sha256)
+        return (
+            Path(self.place)
+            if address_of(self.place) is None
+            else kept_file(self.place, self.cache, self.sha256)
+        )
 
     def local(self) -> Path:
         """Its file on this machine, fetched first where it is elsewhere.

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from milseg.errors import UserError
 from milseg.files import write_text
-from milseg.options.shard import PLAIN_READING, ShardReading, cache_folder
+from milseg.options.source import PLAIN_READING, ShardReading, cache_folder
 from milseg.photos import PackedPhoto
 from milseg.sources.json_file import parse_json, read_json
 from milseg.sources.labelled import Labelled, Labels

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from milseg.bags import VOID, BagSet
 from milseg.errors import UserError
-from milseg.options.shard import PLAIN_READING, ShardReading
+from milseg.options.source import PLAIN_READING, ShardReading
 from milseg.sources.open import open_source
 from milseg.sources.truth import TruthClasses, attach_masks
 from milseg.sources.voc import VOC_CLASSES, read_voc, year_folders
