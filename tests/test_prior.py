@@ -66,3 +66,19 @@ def test_evidence_that_speaks_against_its_class_is_not_used() -> None:
     found = fit_prior(evidence, tags, CLASSES)
     assert found.slope[1] == 0
     assert found.slope[2] > 0
+
+
+def test_evidence_that_is_always_the_same_says_nothing() -> None:
+    tags = np.zeros((20, 3), dtype=np.int64)
+    tags[:10, 1:] = 1
+    found = fit_prior(np.full((20, 3), 0.5), tags, CLASSES)
+    assert found.log_probability(torch.full((3,), 0.5)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_few_bags_are_held_back_by_half_the_squared_slope() -> None:
+    """Five bags with the tag at 1, five without at -1: 10 log(1 + exp(-s)) + s^2 / 2 is least at s (1 + exp s) = 10."""
+    evidence = np.repeat(np.repeat([1.0, -1.0], 5)[:, None], 3, axis=1)
+    tags = np.zeros((10, 3), dtype=np.int64)
+    tags[:5, 1:] = 1
+    slope = fit_prior(evidence, tags, CLASSES).slope[1]
+    assert slope * (1 + np.exp(slope)) == pytest.approx(10.0, abs=0.02)
