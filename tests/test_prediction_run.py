@@ -23,8 +23,10 @@ from milseg.cli import main
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.options import InferenceConfig, PredictOptions
+from milseg.photo_inputs import find_photos
 from milseg.photos import open_mask, open_photo
-from milseg.prediction_run import find_photos, parse_adjust, predict_run
+from milseg.prediction_files import COLUMNS
+from milseg.prediction_run import parse_adjust, predict_run
 from milseg.segmenter import Segmenter, load
 
 CLASSES = ("background", "cat", "dog")
@@ -130,7 +132,7 @@ def test_a_folder_of_photos_in_every_format(
 def test_the_table_lists_the_least_certain_first(photos: Path, model: Path) -> None:
     predict(model, photos)
     rows = table(model.parent / "out")
-    assert list(rows[0]) == list(prediction_run.COLUMNS)
+    assert list(rows[0]) == list(COLUMNS)
     assert sorted(row["photo"] for row in rows) == [
         "a.jpg",
         "b.png",

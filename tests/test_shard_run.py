@@ -22,7 +22,7 @@ from milseg.check import check_source
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.options import ShardOptions, ShardReading, TrainConfig
-from milseg.prediction_run import find_photos
+from milseg.photo_inputs import fetched, find_photos
 from milseg.shard_run import shard_run
 from milseg.sources.open import open_source
 from milseg.train import fit
@@ -217,6 +217,20 @@ def test_check_and_predict_see_the_photos(photos: Path, tmp_path: Path) -> None:
         "p6",
         "in/p7.v1.5",
     ]
+
+
+def test_predict_fetches_the_next_shard_while_it_works_on_one(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(photos, tmp_path / "out")  # three photos in each of two shards, two in the third
+    found = find_photos([str(tmp_path / "out")])
+    asked: list[str] = []
+    monkeypatch.setattr(type(found[0].place), "soon", lambda place: asked.append(str(place)))
+    walk = fetched(found)
+    assert next(walk) == found[0]
+    assert asked == [str(found[3].place)]
+    assert list(walk) == found[1:]
+    assert asked == [str(found[3].place), str(found[6].place)]
 
 
 def test_webdataset_reads_them(photos: Path, tmp_path: Path) -> None:
