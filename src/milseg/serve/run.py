@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import hashlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +41,7 @@ def serve(options: ServeOptions) -> None:
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run: pip install 'milseg[serve]'") from None
     keep_freed_memory()
+    share_freed_memory()
     model = options.model if is_exported(options.model) else local_folder(options.model)
     segmenter = load(model, device=options.device)
     token = read_token(options.token_file) or os.environ.get("MILSEG_TOKEN", "").strip()
@@ -62,6 +65,19 @@ def serve(options: ServeOptions) -> None:
         )
         asyncio.run(_answer(server, listener, f"milseg serves {model} at {address(options.host, listener)}"))
         engine.close()
+
+
+def share_freed_memory() -> None:
+    """Let the worker threads share two stores of freed memory, where glibc gives each thread its own.
+
+    Eight threads with a MobileNetV2 then held 1,129 MiB after 192, 224 and 256 photos; with stores of their own 1,580
+    MiB and rising, in the same time. Other systems' allocators are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    arena_max = -8
+    with contextlib.suppress(OSError, AttributeError):  # another C library, such as musl
+        ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
 def address(host: str, listener: socket.socket) -> str:
