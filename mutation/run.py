@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "milseg"
-sys.path.insert(0, str(ROOT / "mutation"))
+sys.path[:0] = [str(ROOT), str(ROOT / "mutation")]
 
 import pytest
 import torch

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import milseg.checkpoint
+import milseg.commands  # all of it, before a test is somebody who may not read the checkout
 import milseg.files
 import milseg.training_run
 
