@@ -24,7 +24,7 @@ import numpy as np
 from common import load
 from PIL import Image
 
-from milseg.options.shard import ShardReading
+from milseg.options import ShardReading
 from milseg.order import epoch_order
 from milseg.photo_facts import PhotoFacts
 from milseg.sources.open import open_source

@@ -240,7 +240,7 @@ def plain(folder: Path, frozen: int, steps: int, threads: int) -> dict[str, Any]
         scores = model(images)
         loss = rule(scores, tags, model.valid_mask(sizes, (scores.shape[2], scores.shape[3]))).mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, config.max_gradient or math.inf)
         optimiser.step()
         clock.tick(step, float(loss.detach()))

@@ -114,7 +114,7 @@ def quicker_layout(network: FCN, image: torch.Tensor) -> str:
         network.to(memory_format=getattr(torch, layout))
         seconds[layout] = timed(forward(network, image, layout)).processor
     best = min(seconds, key=lambda layout: seconds[layout])
-    network.to(memory_format=getattr(torch, best))  # type: ignore[call-overload]
+    network.to(memory_format=getattr(torch, best))
     return best
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(options.threads[0])
     same, places = check_equal(model, photo, windows)
     settings = [(threads, layout) for threads in options.threads for layout in LAYOUTS]
-    models = {layout: copy.deepcopy(model).to(memory_format=layout) for layout in LAYOUTS}  # type: ignore[call-overload]
+    models = {layout: copy.deepcopy(model).to(memory_format=layout) for layout in LAYOUTS}
     repeats = 4 if options.quick else 10  # of ours in a round, which is short
 
     def dense(threads: int, layout: torch.memory_format, times: int) -> Callable[[], None]:
