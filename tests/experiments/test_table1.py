@@ -21,7 +21,7 @@ import milseg.experiments.table1
 from milseg.bags import VOID, Bag, BagSet
 from milseg.checkpoint import load_model
 from milseg.errors import UserError
-from milseg.evaluate import evaluate_all_background, evaluate_model
+from milseg.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
 from milseg.experiments.ablations import CLAIMS
 from milseg.experiments.digits import mil_config, oracle_config, pretrain, reproduce_digits
 from milseg.experiments.table1 import PAPER, figure_photos, gain
@@ -30,13 +30,14 @@ from milseg.models.backbones import BACKBONES, make_classifier
 from milseg.models.fcn import FCN
 from milseg.options import DigitsOptions, TrainConfig, VocOptions
 from milseg.recipes import RECIPES, recipe_for
+from milseg.segmenter import Segmenter
 from milseg.sources.digits import read_digits
 from milseg.train import fit
 
 if TYPE_CHECKING:
     from conftest import SmallVoc
 
-APPROACHES = ["all-background", "baseline-no-classifier", "baseline", "mil-fcn", "oracle"]
+APPROACHES = ["all-background", "baseline-no-classifier", "baseline", "mil-fcn", "oracle", "beyond"]
 FILES = {
     *("table1.json", "table1.md", "table1.png", "figure1.png", "curves.png", "config.yaml"),
     *(f"rows/{name}.json" for name in APPROACHES),
@@ -50,7 +51,10 @@ FILES = {
         for name in APPROACHES[3:]
         for file in ("metrics.jsonl", "checkpoint.safetensors")
     ),
+    *(f"models/{name}/examples/val-0000{i}.png" for name in ("mil-fcn", "beyond") for i in (0, 1)),
 }
+# Photos have no row beyond the paper, and no scenes to show.
+PAPER_FILES = {name for name in FILES if "beyond" not in name and "examples" not in name}
 STEPS = 3
 
 
@@ -126,8 +130,9 @@ def test_the_table_has_the_promised_form(finished: Path) -> None:
         "image labels of the classifier",
         "image tags (generator)",
         "pixel masks",
+        "image tags (generator)",
     ]
-    assert [row.get("steps") for row in data["rows"]] == [None, None, 0, STEPS, STEPS]
+    assert [row.get("steps") for row in data["rows"]] == [None, None, 0, STEPS, STEPS, STEPS]
     baseline, mil = data["rows"][2]["mean_iu"], data["rows"][3]["mean_iu"]
     assert data["gain"] == (pytest.approx(mil / baseline) if baseline else None)
 
@@ -136,7 +141,7 @@ def test_the_markdown_shows_the_papers_figures_beside_ours(finished: Path) -> No
     text = (finished / "table1.md").read_text(encoding="utf-8")
     assert f"`{table(finished)['command']}`" in text
     rows = [line for line in text.splitlines() if line.startswith("| ") and "Approach" not in line]
-    assert len(rows) == 5
+    assert len(rows) == 6
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
     for row, line in zip(table(finished)["rows"], rows, strict=True):
@@ -173,7 +178,18 @@ def test_the_first_rows_are_all_background_and_a_score_layer_of_zeros_is_that_ex
     assert 0 <= rows["baseline-no-classifier"]["mean_iu_random_start"] <= 100
 
 
-@pytest.mark.parametrize("name", APPROACHES[2:])
+def test_the_row_beyond_the_paper_is_what_predict_would_write(finished: Path) -> None:
+    model, spec = load_model(finished / "models" / "beyond")
+    row = next(row for row in table(finished)["rows"] if row["approach"] == "beyond")
+    assert spec.supervision == row["supervision"]
+    assert spec.inference.refine.startswith("crf(")
+    assert yaml.safe_load((finished / "config.yaml").read_text())["beyond"]["rule"] == "weighted-pooling"
+    val = read_digits("val", 2, seed=3)
+    assert row["mean_iu"] == evaluate_segmenter(Segmenter(model, spec), val, progress=False).mean_iu
+    assert (finished / "models" / "beyond" / "examples").is_dir()
+
+
+@pytest.mark.parametrize("name", APPROACHES[2:5])
 def test_a_row_is_its_saved_models_score_in_both_readings(finished: Path, name: str) -> None:
     model, spec = load_model(finished / "models" / name)
     assert spec.classes == ("background", *map(str, range(10)))
@@ -195,7 +211,7 @@ def test_the_baseline_is_step_zero_of_both_runs(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(milseg.experiments.table1, "fit", watched)
     reproduce_digits(tiny_digits(tmp_path / "out", max_steps=1), progress=False)
     baseline = weights_of(load_model(tmp_path / "out" / "models" / "baseline")[0])
-    assert [rule for rule, _ in begun] == ["max", "oracle"]
+    assert [rule for rule, _ in begun] == ["max", "oracle", "weighted-pooling"]
     assert all(same(start, baseline) for _, start in begun)
     for name in ("mil-fcn", "oracle"):
         assert not same(weights_of(load_model(tmp_path / "out" / "models" / name)[0]), baseline)
@@ -270,7 +286,7 @@ def cut_in(rule: str, step: int | None) -> Callable[..., Any]:
 
 @pytest.mark.parametrize(
     ("rule", "step", "done"),
-    [("max", None, 3), ("max", 1, 3), ("oracle", None, 4), ("oracle", 0, 4)],
+    [("max", None, 3), ("max", 1, 3), ("oracle", None, 4), ("oracle", 0, 4), ("weighted-pooling", 1, 5)],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_table(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, step: int | None, done: int
@@ -293,9 +309,11 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_table(
     monkeypatch.setattr(milseg.experiments.table1, "fit", watched)
     reproduce_digits(tiny_digits(out, resume=True), progress=False)
     assert numbers(out) == numbers(finished)
-    # Rows that were done are not trained again, and the one that was cut goes on after its last checkpoint.
-    assert [name for name, _ in trained] == (["max", "oracle"] if rule == "max" else ["oracle"])
-    assert trained[0][1] == list(range(0 if step is None else step + 1, STEPS))
+    # Rows that were done are not trained again; the one that was cut goes on after its last checkpoint, and a step that
+    # was cut before it was told of is done again.
+    rules = ["max", "oracle", "weighted-pooling"]
+    assert [name for name, _ in trained] == rules[rules.index(rule) :]
+    assert trained[0][1] == list(range(step or 0, STEPS))
     for name in APPROACHES[2:]:
         file = f"models/{name}/model.safetensors"
         assert (out / file).read_bytes() == (finished / file).read_bytes()
@@ -414,10 +432,10 @@ def test_reproduce_voc_writes_the_same_files(
 ) -> None:
     out = tmp_path / "out"
     rows = reproduce_voc(voc_options(small_voc, tiny_weights, out), progress=False)
-    assert files_below(out) == FILES
+    assert files_below(out) == PAPER_FILES
     data = table(out)
     assert data["rows"] == rows
-    assert [row["approach"] for row in rows] == APPROACHES
+    assert [row["approach"] for row in rows] == APPROACHES[:5]
     assert data["dataset"] == "PASCAL VOC (VOC2012 val), 2 classes, tiny"
     assert data["tags_from"] == "XML annotations"
     assert rows[3]["supervision"] == "image tags (XML annotations)"

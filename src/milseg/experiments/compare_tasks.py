@@ -13,11 +13,11 @@ import torch
 from milseg.bags import Bag, BagSet
 from milseg.checkpoint import ModelSpec
 from milseg.errors import UserError
-from milseg.experiments.digits import OUTPUT_STRIDE, pretrain, starts
+from milseg.experiments.digits import DIGIT_MASKS, OUTPUT_STRIDE, pretrain, starts
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
 from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
-from milseg.recipes import REFINE, VIEWS, best_training
+from milseg.recipes import best_training
 from milseg.rules import find_rule
 from milseg.sources.digits import read_digits
 from milseg.sources.open import open_source_of
@@ -170,7 +170,6 @@ def digits_task(options: CompareOptions, seed: int, device: torch.device, progre
         spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
         config=replace(config, frozen_stride=0, flip=False),
         round=replace(later, frozen_stride=0, flip=False),
-        # A scene is as small as what the CRF sees of a photo, and a mirrored digit is none.
-        refine=InferenceConfig(scales=VIEWS, refine=REFINE.replace(",scale=2", ""), refine_side=128),
+        refine=DIGIT_MASKS,
         sure=recipe.sure,
     )
