@@ -15,6 +15,8 @@ from milseg.errors import UserError
 from milseg.files import (
     atomic_path,
     check_writable,
+    claim_folder,
+    holds_files,
     no_empty_folder,
     refuse_existing,
     remove_leftovers,
@@ -181,3 +183,17 @@ def test_a_source_that_is_not_there_leaves_no_folder_behind(tmp_path: Path) -> N
     out = tmp_path / "a" / "run"
     assert main(["train", str(tmp_path / "nowhere"), "--out", str(out)]) == 2
     assert os.listdir(tmp_path) == []
+
+
+def test_what_a_kill_left_behind_is_no_file_of_a_run(tmp_path: Path) -> None:
+    """Killed while the trial file or the first record is written: the folder counts as empty, and is cleaned."""
+    for name in (".trial.4711-0123abcd.tmp", ".train.12-89abcdef.tmp.yaml"):
+        (tmp_path / name).touch()
+    assert not holds_files(tmp_path)
+    assert not holds_files(tmp_path / "missing")
+    claim_folder(tmp_path, resume=False, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".train.12-89abcdef.tmp.yaml"]
+    for name in (".hidden", "notes.tmp", ".a.tmp.yaml"):
+        (tmp_path / name).touch()
+        assert holds_files(tmp_path), name
+        (tmp_path / name).unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,9 @@ from milseg.errors import UserError
 # errno values that are the disk's or the folder's state, not a bug.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+
+
+_LEFT_BEHIND = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\..*)?")  # names of `_temporary`
 
 
 def _temporary(path: Path) -> Path:
@@ -90,6 +94,11 @@ def remove_leftovers(path: Path) -> int:
     return len(found)
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether a folder is there and holds something; what a killed process left half-written does not count."""
+    return folder.is_dir() and any(not _LEFT_BEHIND.fullmatch(path.name) for path in folder.iterdir())
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
@@ -113,7 +122,7 @@ def refuse_existing(folder: Path, *, overwrite: bool = False) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file, where a folder for the output is expected; choose another name")
-    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+    if not overwrite and holds_files(folder):
         raise UserError(
             f"{folder}: already holds files; choose another folder, or pass --overwrite to write over them"
         )
@@ -125,7 +134,7 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
     Raises:
         UserError: `folder` is a file, holds files and neither flag is given, or cannot be written.
     """
-    if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):
+    if not (resume or overwrite) and holds_files(folder):
         raise UserError(
             f"{folder}: already holds files; --resume goes on with that run, --overwrite starts anew, or choose "
             "another folder with --out"
@@ -158,6 +167,7 @@ def check_writable(folder: Path) -> None:
     trial = _temporary(folder / "trial")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder / "trial")
         trial.write_bytes(b"milseg")
     except OSError as error:
         raise UserError(

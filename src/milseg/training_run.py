@@ -36,7 +36,7 @@ from milseg.distributed import (
 )
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
-from milseg.files import claim_folder, remove_leftovers, write_json, write_text
+from milseg.files import claim_folder, holds_files, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
 from milseg.models.folded import folded
@@ -137,7 +137,7 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
 
 def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
     """Refuse a folder in use, or one without a run to resume; make it, and try to write into it."""
-    if options.resume and not resumed and not options.overwrite and out.is_dir() and any(out.iterdir()):
+    if options.resume and not resumed and not options.overwrite and holds_files(out):
         raise UserError(
             f"{out}: holds files, but no run to resume (train.yaml is missing); --overwrite starts anew"
         )
