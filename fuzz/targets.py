@@ -22,7 +22,7 @@ from milseg.checkpoint import ModelSpec, load_model, load_state, save_model
 from milseg.errors import UserError
 from milseg.models.transfer import read_mapping
 from milseg.models.weights import read_state
-from milseg.options.shard import ShardReading
+from milseg.options.source import ShardReading
 from milseg.photos import open_mask, open_photo
 from milseg.sources.known_tags import read_known_tags
 from milseg.sources.open import open_source
