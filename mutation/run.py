@@ -97,7 +97,7 @@ class Session:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         files = {job.file for job in self.jobs}
         functions = [
-            f for f in gc.get_objects() if isinstance(f, FunctionType) and f.__code__.co_filename in files
+            f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in files
         ]
         gc.freeze()
         called: Called = pickle.loads(self._child(lambda: self._record(session.items, files), limit=3600)[1])

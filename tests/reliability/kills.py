@@ -255,7 +255,7 @@ def kill_often(name: str, place: Path, kills: int, seed: int) -> Count:
             elif kept.read_bytes() not in (b"the old one", whole[kept.name]):
                 count.wrong.append(f"kill {count.kills}: {kept.name} is neither the old file nor the new one")
         try:
-            finish(words if kept is not None or not hits else [*target.words(place, out), *target.again], log)
+            finish([*target.words(place, out), *target.again], log)
         except AssertionError as error:
             count.wrong.append(f"run {number}: {error}")
             continue
