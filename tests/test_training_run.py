@@ -23,6 +23,7 @@ from milseg.cli import main
 from milseg.errors import UserError
 from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.segmenter import load
+from milseg.sources.open import open_source
 from milseg.split import hold_out
 from milseg.stops import Stopped
 from milseg.tag_scores import TagScores
@@ -520,7 +521,7 @@ def test_settings_that_cannot_be(source: Path, change: dict[str, Any], told: str
 
 
 def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:
-    bags = training_run.open_source(source, tags=source.parent / "tags.csv")
+    bags = open_source(source, tags=source.parent / "tags.csv")
 
     def plan(**changes: Any) -> milseg.plan.Plan:
         given = options(source, max_steps=None, batch_size=None, **changes)
@@ -655,7 +656,7 @@ def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.M
         seconds_per_step = 1.0
 
     monkeypatch.setattr(milseg.plan, "estimate_training", lambda *_, **__: Timed())
-    bags = training_run.open_source(source, tags=source.parent / "tags.csv")
+    bags = open_source(source, tags=source.parent / "tags.csv")
 
     def plan(budget: str, **changes: Any) -> milseg.plan.Plan:
         settings = {"recipe": None, "max_steps": None, "batch_size": None, "time_budget": budget, **changes}
@@ -664,7 +665,7 @@ def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.M
 
     short, long, longer = plan("400s"), plan("1000s"), plan("9h")
     assert (short.recipe_name, [s.max_steps for s in short.recipe.stages]) == ("fast", [250])
-    # 0.85 of 1000 s, less a step's half for the 8 photos of a batch of 16.
+    # 0.85 of 1000 s, less the masks of 8 photos: each takes twice its sixteenth of a step.
     assert (long.recipe_name, long.recipe.steps) == ("best", 849)
     assert [s.max_steps for s in long.recipe.stages] == [523, 326]
     assert longer.recipe.steps == 1300  # more is not known to help

@@ -174,8 +174,8 @@ def _steps_in(options: TrainOptions, recipe: TrainRecipe, photos: int, seconds_p
     """How many steps a time budget is enough for, and no more than are known to be of use."""
     budget = 0.85 * seconds_of(str(options.time_budget))
     batch = recipe.stages[0].batch_size
-    # A round looks at every photo once more, mirrored and refined: about what it costs in a step.
-    masks = (len(recipe.stages) - 1) * photos * seconds_per_step / batch
+    # A round looks at every photo six times more and refines it: about twice what it costs in a step.
+    masks = 2 * (len(recipe.stages) - 1) * photos * seconds_per_step / batch
     steps = max(0, int((budget - masks) / seconds_per_step))
     if recipe.inference.refine != "none":  # the recipes for masks say how much is enough
         steps = min(steps, max(recipe.steps, EPOCHS * photos // batch))
