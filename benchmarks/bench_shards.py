@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from milseg.bags import Bag, BagSet, load_photo
-from milseg.options.shard import ShardOptions, ShardReading
+from milseg.options import ShardOptions, ShardReading
 from milseg.order import epoch_order
 from milseg.shard_run import shard_run
 from milseg.sources.open import open_source

@@ -70,7 +70,7 @@ def pieces(
             start = min(start, max(0, (pixels - length) // stride * stride))
             last = places
         else:
-            last = math.floor((stop - 1 - reach - offset) / stride) + 1
+            last = min(places, math.floor((stop - 1 - reach - offset) / stride) + 1)
         found.append(Piece(start, stop, first, last))
         first = last
     return tuple(found)
