@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,7 +187,8 @@ def test_views_and_prior_are_inside(tmp_path: Path) -> None:
 def test_every_kind_of_network_at_any_size(tmp_path: Path, backbone: str, stride: int) -> None:
     for needed in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(needed)
-    file, segmenter = export(tmp_path, ".onnx", spec_of(PLAIN, backbone, 96), stride=stride)
+    spec = replace(spec_of(PLAIN, backbone, 96), output_stride=stride)
+    file, segmenter = export(tmp_path, ".onnx", spec, stride=stride)
     sizes = ((1, 1), (1, 90), (37, 41), (96, 96), (130, 250))
     photos = [blocks(*size) for size in sizes]
     for size, photo, mask in zip(sizes, photos, masks_of(file, photos), strict=True):

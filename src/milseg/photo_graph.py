@@ -6,6 +6,7 @@ normalised, seen in one view or several, weighed by the prior, interpolated, top
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -24,6 +25,34 @@ OUTPUTS = ("mask", "scores", "tags", "confidence")
 INNER = ("image", "network_scores")
 
 
+class _WholePool(nn.Module):
+    """Max pooling whose last window may reach over the edge (`ceil_mode`), said in a way that any size can be exported.
+
+    One less than the stride of the smallest number at the lower and right edges lets the same windows begin.
+    """
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.more = int(pool.stride) - 1
+        self.pool = nn.MaxPool2d(pool.kernel_size, pool.stride, pool.padding, pool.dilation)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.pool(F.pad(x, (0, self.more, 0, self.more), value=-torch.inf))
+        return pooled
+
+
+def _of_any_size(model: FCN) -> FCN:
+    """The same network without `ceil_mode`, whose sizes torch.export cannot follow; a copy where it has any."""
+    if not any(isinstance(module, nn.MaxPool2d) and module.ceil_mode for module in model.modules()):
+        return model
+    found = copy.deepcopy(model)
+    for parent in list(found.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.MaxPool2d) and child.ceil_mode:
+                setattr(parent, name, _WholePool(child))
+    return found
+
+
 class PhotoGraph(nn.Module):
     """uint8 photos in, masks out.
 
@@ -40,7 +69,7 @@ class PhotoGraph(nn.Module):
 
     def __init__(self, model: FCN, spec: ModelSpec, *, inner: bool = False) -> None:
         super().__init__()
-        self.network, self.inner = model.eval(), inner
+        self.network, self.inner = _of_any_size(model).eval(), inner
         self.longest_side, self.config = spec.longest_side, spec.inference
         self.prior = spec.prior if spec.inference.prior else None
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
