@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/milseg reproduce digits --out runs/demo --overwrite
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not shared"
+	$(BIN)/python -m pytest -m "not shared" -n auto
 
 # Needs photos and weights that are not in this repository: MILSEG_SHARED names their folder, else ../shared.
 test-shared: .venv/installed-dev

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 from PIL import Image
 from safetensors.torch import save_file
 
 from milseg.models.backbones import make_classifier
+
+# Tests run side by side, a process for each core: more threads would wait for one another. And sums round the same.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # A slow machine is no failure, and CI must not fail for a case that nobody can find again.
 settings.register_profile("milseg", deadline=None, derandomize=True)

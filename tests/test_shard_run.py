@@ -119,8 +119,9 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     assert len(done) == (0, 0, 0, 0, 1, 1, 1, 1)[dies_at]
     assert not (tmp_path / "out" / "shards.json").exists()
     (tmp_path / "out" / ".shard-000001.12-00000000.tmp.tar").write_bytes(b"half")
-    with pytest.raises(UserError, match="--resume goes on with that run"):
-        made(photos, tmp_path / "out")
+    if done:  # what is half-written alone is no run
+        with pytest.raises(UserError, match="--resume goes on with that run"):
+            made(photos, tmp_path / "out")
     assert made(photos, tmp_path / "out", resume=True) == whole
     assert files(tmp_path / "out") == files(tmp_path / "whole")
     assert {p: p.stat().st_mtime_ns for p in done} == done

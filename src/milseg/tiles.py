@@ -48,7 +48,7 @@ def pieces(
     """Cut an axis into tiles of at most about `side` pixels, of equal length, that give each place once.
 
     >>> pieces(100, 25, 60, stride=4, offset=0.0, field=11)
-    (Piece(start=0, stop=60, first=0, last=14), Piece(start=48, stop=100, first=14, last=25))
+    (Piece(start=0, stop=58, first=0, last=14), Piece(start=40, stop=100, first=14, last=25))
     """
     overlap = field + stride
     if pixels <= side:
