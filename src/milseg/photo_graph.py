@@ -33,7 +33,8 @@ class _WholePool(nn.Module):
 
     def __init__(self, pool: nn.MaxPool2d) -> None:
         super().__init__()
-        self.more = int(pool.stride) - 1
+        assert isinstance(pool.stride, int), "a pool of the backbones steps alike down and across"
+        self.more = pool.stride - 1
         self.pool = nn.MaxPool2d(pool.kernel_size, pool.stride, pool.padding, pool.dilation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
