@@ -144,6 +144,8 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
     claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     for name in ("train.yaml", "selection.json", "curves.png", "README.md"):
         remove_leftovers(out / name)
+    for half in [*out.glob("samples/.*.tmp.png"), *out.glob("own-masks/**/.*.tmp.png")]:
+        half.unlink(missing_ok=True)  # of a run that was killed while it wrote
 
 
 def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]]:
