@@ -46,7 +46,8 @@ from milseg.photos import MEAN, STD
 from milseg.pipeline import processors
 from milseg.recipes import POOLED
 from milseg.rules import find_rule
-from milseg.train import batch_at, fit, learning_rate_at, parameter_groups
+from milseg.steps import batch_at, learning_rate_at
+from milseg.train import fit, parameter_groups
 
 WANTED = 1.5
 BACKBONE, CLASSES, STRIDE = "mobilenet_v2", 21, 16

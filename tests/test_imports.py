@@ -22,7 +22,17 @@ LAYERS = (
     ("zoom",),
     ("bags", "distributed"),
     ("models", "photo_facts", "prior", "refine", "rules", "sources", "split", "tag_facts"),
-    ("checkpoint", "masks", "micro_batches", "photo_inputs", "predict", "recipes", "tiles", "training_time"),
+    (
+        "checkpoint",
+        "masks",
+        "micro_batches",
+        "photo_inputs",
+        "predict",
+        "recipes",
+        "steps",
+        "tiles",
+        "training_time",
+    ),
     ("exported", "hub", "photo_graph", "plan", "views"),
     ("segmenter",),
     (

@@ -16,7 +16,7 @@ from milseg.options import TrainConfig
 from milseg.order import epoch_order, epoch_windows, mixed
 from milseg.photos import PackedPhoto
 from milseg.split import hold_out
-from milseg.train import batch_at
+from milseg.steps import batch_at
 
 lengths = st.lists(st.integers(0, 7), min_size=1, max_size=12)
 seeds = st.integers(0, 2**32 - 1)

@@ -29,7 +29,8 @@ from milseg.options import TrainConfig
 from milseg.photos import normalise
 from milseg.refine import superpixels
 from milseg.rules import RuleEntry, find_rule, mil_loss
-from milseg.train import batch_at, batch_loss, batch_segments, fit, learning_rate_at, parameter_groups
+from milseg.steps import batch_at, learning_rate_at
+from milseg.train import batch_loss, batch_segments, fit, parameter_groups
 
 CLASSES = ("background", "red", "blue")
 QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)

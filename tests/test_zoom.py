@@ -8,7 +8,7 @@ from milseg.bags import ABSENT, PRESENT, UNKNOWN, VOID, Bag, BagSet, load_batch
 from milseg.errors import UserError
 from milseg.options import TrainConfig
 from milseg.photos import normalise
-from milseg.train import zooms_at
+from milseg.steps import zooms_at
 from milseg.zoom import Zoom, window, zoomed_mask, zoomed_photo, zoomed_size
 
 

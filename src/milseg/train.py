@@ -30,12 +30,12 @@ from milseg.errors import UserError
 from milseg.micro_batches import accumulated, dropout_of, padded, refuse_to_divide, taken
 from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
-from milseg.order import epoch_order, generator, mixed
+from milseg.order import mixed
 from milseg.photos import denormalise
 from milseg.predict import upsample
 from milseg.refine import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
-from milseg.zoom import Zoom
+from milseg.steps import batch_at, learning_rate_at, zooms_at
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
@@ -57,52 +57,6 @@ def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
         }
         for (is_weight, is_score), parameters in groups.items()
     ]
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The body's learning rate in step `step`, 0-based."""
-    rise = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    if config.schedule == "linear":
-        return rise * config.learning_rate * (1 - step / config.max_steps)
-    return rise * config.learning_rate
-
-
-def batch_at(
-    step: int, count: int, config: TrainConfig, groups: tuple[int, ...] | None = None
-) -> tuple[list[int], list[bool]]:
-    """Which of `count` bags step `step` sees, and which of them mirrored.
-
-    Epochs are permutations keyed by (seed, epoch), laid end to end; a batch may span two of them. With `groups`,
-    bags that lie in one shard are near each other (`epoch_order`).
-    """
-    indices, flips = [], []
-    for position in range(step * config.batch_size, (step + 1) * config.batch_size):
-        epoch, place = divmod(position, count)
-        indices.append(_permutation(config.seed, epoch, count, groups)[place])
-        key = generator(config.seed, position, stream=1)
-        flips.append(config.flip and bool(torch.randint(0, 2, (), generator=key)))
-    return indices, flips
-
-
-def zooms_at(step: int, config: TrainConfig) -> list[Zoom]:
-    """How near step `step` sees each of its bags; sizes are as likely by factors, places evenly."""
-    found = []
-    for position in range(step * config.batch_size, (step + 1) * config.batch_size):
-        size, down, across = torch.rand(3, generator=generator(config.seed, position, stream=4)).tolist()
-        found.append(Zoom(config.zoom ** (2 * size - 1), down, across))
-    return found
-
-
-_PERMUTATIONS: dict[tuple[int, int, int, tuple[int, ...] | None], list[int]] = {}
-
-
-def _permutation(seed: int, epoch: int, count: int, groups: tuple[int, ...] | None = None) -> list[int]:
-    key = (seed, epoch, count, groups)
-    if key not in _PERMUTATIONS:
-        if len(_PERMUTATIONS) >= 4:
-            _PERMUTATIONS.clear()
-        _PERMUTATIONS[key] = epoch_order(count, seed=seed, epoch=epoch, groups=groups)
-    return _PERMUTATIONS[key]
 
 
 def batch_loss(

@@ -170,7 +170,7 @@ GUARDS: dict[int, Guard] = {
     ),
     20: Guard(
         "files.py",
-        "if not (resume or overwrite) and folder.is_dir() and any(folder.iterdir()):",
+        "if not (resume or overwrite) and holds_files(folder):",
         "if False:",
         "test_bad_input.py::test_an_output_folder_that_holds_files",
         "looking into the output folder",

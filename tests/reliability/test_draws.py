@@ -6,7 +6,7 @@ import torch
 
 from milseg.micro_batches import dropout_of, pieces_of
 from milseg.options import TrainConfig
-from milseg.train import batch_at, zooms_at
+from milseg.steps import batch_at, zooms_at
 
 
 def test_bags_of_a_step_and_steps_draw_different_numbers() -> None:
