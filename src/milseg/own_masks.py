@@ -42,9 +42,8 @@ def own_mask(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure:
     if not allowed.any():
         return np.full(size, VOID, dtype=np.uint8)
     seen = fit_size(*size, segmenter.inference.refine_side)
-    found = segmenter.scores(photo, allowed=allowed)
-    before = segmenter.probabilities(photo, found, seen, refined=False)
-    after = segmenter.probabilities(photo, found, seen)
+    before = segmenter.interpolated(segmenter.scores(photo, allowed=allowed), seen)
+    after = segmenter.refined(photo, before)
     if seen != size:
         rows, columns = (
             bilinear_weights((torch.arange(side) + 0.5) * (small / side) - 0.5, small)

@@ -194,22 +194,22 @@ class Segmenter:
             return found
         return found._replace(scores=apply_prior(found.scores, self.spec.prior, self.inference.prior))
 
-    def probabilities(
-        self, photo: UInt8, found: ScoreMap, size: tuple[int, int], *, refined: bool = True
-    ) -> torch.Tensor:
-        """The softmax of the map interpolated to `size`, float32 [C, h, w]; after the refiner where there is one and
-        `refined` asks for it."""
+    def interpolated(self, found: ScoreMap, size: tuple[int, int]) -> torch.Tensor:
+        """The softmax of the map interpolated to `size`, float32 [C, h, w], before any refiner."""
         # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
-        fine = upsample(
+        return upsample(
             found.scores.clamp_min(-1e30),
             size,
             stride=found.stride,
             offset=found.offset,
             input_size=found.input_size,
         )[0].softmax(dim=0)
-        if self._refine is None or not refined:
-            return fine
-        return self._refine(resize_photo(photo, size), fine)
+
+    def refined(self, photo: UInt8, probs: torch.Tensor) -> torch.Tensor:
+        """Probabilities [C, h, w] of a photo of any size after the refiner; the same where there is none."""
+        if self._refine is None:
+            return probs
+        return self._refine(resize_photo(photo, (probs.shape[1], probs.shape[2])), probs)
 
     def mask_of(self, photo: UInt8, found: ScoreMap) -> UInt8:
         """The mask uint8 [H, W] of a photo uint8 [H, W, 3] from its map: interpolated, refined, top class."""
@@ -224,8 +224,8 @@ class Segmenter:
             )[0]
         else:
             seen = fit_size(*size, self.inference.refine_side)
-            refined = self.probabilities(photo, found, seen)[None]
-            top = masks_from_scores(refined, size, stride=1, offset=0.0, input_size=seen)[0]
+            probs = self.refined(photo, self.interpolated(found, seen))[None]
+            top = masks_from_scores(probs, size, stride=1, offset=0.0, input_size=seen)[0]
         return np.asarray(top.numpy(), dtype=np.uint8)
 
     def _pixels(self, photo: Path | str | PackedPhoto | UInt8 | Image.Image, max_pixels: int) -> UInt8:
