@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -36,10 +35,11 @@ from PIL import Image
 from milseg.bags import Bag, BagSet, load_photo
 from milseg.options import ShardOptions, ShardReading
 from milseg.order import epoch_order
+from milseg.pipeline import processors
 from milseg.shard_run import shard_run
 from milseg.sources.open import open_source
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = processors()
 
 
 def make_photos(root: Path, count: int, side: int) -> None:

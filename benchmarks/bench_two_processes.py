@@ -31,6 +31,7 @@ from milseg import distributed
 from milseg.bags import BagSet, load_photo
 from milseg.models.backbones import build_fcn
 from milseg.options import TrainConfig
+from milseg.pipeline import processors
 from milseg.predict import photo_scores, segment
 from milseg.sources.digits import read_digits
 from milseg.train import fit
@@ -50,7 +51,7 @@ def main() -> None:
     if options.train:
         train(options.train[0], Path(options.train[1]), options.steps)
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processors()
     result: dict[str, object] = {"benchmark": "two_processes", "cores": cores, "ratio": None}
     for network, (_, share) in NETWORKS.items():
         result[network] = row = compare(network, max(4, round(share * options.steps)), options.repeats, cores)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from milseg.bags import Bag
 from milseg.errors import UserError
 from milseg.photos import DECODING_ERRORS, FORMATS, MAX_PIXELS, PackedPhoto, following, open_photo
+from milseg.pipeline import processors
 
 TINY, LONG = 64, 4.0  # pixels of the shorter side; longer side over shorter
 
@@ -54,8 +54,7 @@ def read_photos(
         return photo_facts(bags[i], max_pixels=max_pixels, with_digest=counts[lengths[i]] > 1)
 
     # Decoding runs outside the interpreter's lock, so threads are enough.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=workers or cores) as pool:
+    with ThreadPoolExecutor(max_workers=workers or processors()) as pool:
         found = pool.map(read, range(len(bags)))
         return list(tqdm(found, total=len(bags), desc="photos", unit=" photos", disable=not progress))
 

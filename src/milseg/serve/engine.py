@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 
 from milseg.exported import ExportedNetwork
 from milseg.photos import PackedPhoto, UInt8, open_photo
+from milseg.pipeline import processors
 from milseg.segmenter import Segmenter
 from milseg.serve.problems import busy
 from milseg.serve.together import Together
@@ -40,7 +40,7 @@ class Engine:
         self.closing = False
         self._idle = asyncio.Event()
         self._idle.set()
-        each = threads or max(1, cores() // workers)
+        each = threads or max(1, processors() // workers)
         self._pool = ThreadPoolExecutor(
             workers, thread_name_prefix="milseg", initializer=lambda: torch.set_num_threads(each)
         )
@@ -79,11 +79,6 @@ class Engine:
         self._pool.shutdown(wait=True)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def start_engine(segmenter: Segmenter, *, workers: int, batch: int, queue: int) -> Engine:
     """An engine for a segmenter, whose network it may make one that sees photos together.
 
@@ -93,7 +88,7 @@ def start_engine(segmenter: Segmenter, *, workers: int, batch: int, queue: int) 
         return Engine(workers=workers, queue=queue)
     segmenter.network = Together(segmenter.network, lanes=workers, most=batch)
     # Enough photos in work for every lane to find a full batch.
-    return Engine(workers=workers * batch, queue=queue, threads=max(1, cores() // workers))
+    return Engine(workers=workers * batch, queue=queue, threads=max(1, processors() // workers))
 
 
 class SentPhoto(PackedPhoto):
