@@ -94,6 +94,19 @@ def remove_leftovers(path: Path) -> int:
     return len(found)
 
 
+def remove_halves(folder: Path, *, but: str | None = None) -> None:
+    """Remove every file below `folder` that a killed process left half-written, as `remove_leftovers` does of one.
+
+    Args:
+        but: a folder directly below, where other processes may be writing.
+    """
+    for place, folders, names in os.walk(folder):
+        if Path(place) == folder and but in folders:
+            folders.remove(but)
+        for name in filter(_LEFT_BEHIND.fullmatch, names):
+            Path(place, name).unlink(missing_ok=True)
+
+
 def holds_files(folder: Path) -> bool:
     """Whether a folder is there and holds something; what a killed process left half-written does not count."""
     return folder.is_dir() and any(not _LEFT_BEHIND.fullmatch(path.name) for path in folder.iterdir())

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from milseg.annotations import FORMATS, open_writer, writer_class
 from milseg.annotations.earlier import read_header
-from milseg.annotations.writer import check_name, read_entry
+from milseg.annotations.writer import check_name, entries_of
 from milseg.errors import UserError
-from milseg.files import atomic_path, check_writable, claim_folder, write_json
+from milseg.files import atomic_path, check_writable, claim_folder, remove_halves, write_json
 from milseg.prediction_files import (
     FAILED,
     LABELS,
@@ -28,7 +28,6 @@ from milseg.prediction_files import (
     TABLE,
     photos_of,
     read_failed,
-    remove_halves,
     write_failed,
     write_table,
 )
@@ -214,20 +213,12 @@ def _join(folders: Sequence[Path], ledger: str, order: Mapping[str, int] | None)
     files = [folder / ".parts" / ledger for folder in folders if _record(folder, ledger)]
     found: dict[str, tuple[int, str, int, int]] = {}
     for number, path in enumerate(files):
-        with path.open("rb") as file:
-            at = len(file.readline())
-            for line in file:
-                entry = read_entry(line)
-                if entry is None:
-                    break
-                name, photo = entry["name"], entry["photo_file"]
-                place = -1 if order is None else order.get(name, len(order))
-                before = found.setdefault(name, (place, photo, number, at))
-                if before[1] != photo:
-                    raise UserError(
-                        f"{before[1]} and {photo}: both are written as {name!r}; rename one of them"
-                    )
-                at += len(line)
+        for at, entry in entries_of(path):
+            name, photo = entry["name"], entry["photo_file"]
+            place = -1 if order is None else order.get(name, len(order))
+            before = found.setdefault(name, (place, photo, number, at))
+            if before[1] != photo:
+                raise UserError(f"{before[1]} and {photo}: both are written as {name!r}; rename one of them")
     opened = [path.open("rb") for path in files]
     try:
         with (
@@ -251,7 +242,7 @@ def _remove(folder: Path, names: Sequence[str]) -> None:
             (folder / file).unlink(missing_ok=True)
     for file in (f".parts/{LEDGER}", TABLE, FAILED, LABELS):
         (folder / file).unlink(missing_ok=True)
-    remove_halves(folder)
+    remove_halves(folder, but=FOLDER)
     for below, _, _ in sorted(os.walk(folder), reverse=True):
         with suppress(OSError):  # not empty
             os.rmdir(below)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from milseg.annotations.earlier import read_header, remove_earlier
-from milseg.annotations.writer import read_entry
+from milseg.annotations.writer import entries_of
 from milseg.files import atomic_path, write_text
 
 COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
 LEDGER = "predictions.jsonl"
 TABLE, FAILED, LABELS = "predictions.csv", "failed.csv", "labels.json"
-# What `atomic_path` calls a file that is not whole yet.
-LEFTOVER = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp(\..+)?")
 
 
 def write_table(out: Path) -> None:
@@ -50,15 +46,9 @@ def write_table(out: Path) -> None:
 def _places(ledger: Path) -> tuple[Any, Any]:
     """Where each entry begins, int64 [N], and its confidence, float64 [N]."""
     offsets, confidences = [], []
-    with ledger.open("rb") as file:
-        at = len(file.readline())
-        for line in file:
-            entry = read_entry(line)
-            if entry is None:
-                break
-            offsets.append(at)
-            confidences.append(entry["data"]["confidence"])
-            at += len(line)
+    for at, entry in entries_of(ledger):
+        offsets.append(at)
+        confidences.append(entry["data"]["confidence"])
     return np.array(offsets, dtype=np.int64), np.array(confidences, dtype=np.float64)
 
 
@@ -84,14 +74,8 @@ def read_failed(out: Path) -> dict[str, str]:
 
 def photos_of(ledger: Path) -> Iterator[str]:
     """The names of the photos in a ledger; none where there is no file."""
-    if not ledger.is_file():
-        return
-    with ledger.open("rb") as file:
-        file.readline()
-        for line in file:
-            entry = read_entry(line)
-            if entry is None:
-                return
+    if ledger.is_file():
+        for _, entry in entries_of(ledger):
             yield entry["name"]
 
 
@@ -104,12 +88,3 @@ def remove_run(out: Path, *, keep: Collection[Path] = ()) -> None:
     remove_earlier(out, keep=keep)
     if ours:
         ledger.unlink(missing_ok=True)
-
-
-def remove_halves(out: Path) -> None:
-    """Remove halves of files that a killed run left."""
-    for folder, folders, names in os.walk(out):
-        if Path(folder) == out and "shards" in folders:
-            folders.remove("shards")  # other processes may be writing there
-        for name in filter(LEFTOVER.fullmatch, names):
-            Path(folder, name).unlink(missing_ok=True)

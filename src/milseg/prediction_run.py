@@ -19,9 +19,9 @@ from milseg.annotations import open_writer, writer_class
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.errors import UserError
 from milseg.exported import is_exported
-from milseg.files import claim_folder, write_json
+from milseg.files import claim_folder, remove_halves, write_json
 from milseg.hub import local_folder
-from milseg.merging import Shard, merge, parse_shard, shard_folders
+from milseg.merging import FOLDER, Shard, merge, parse_shard, shard_folders
 from milseg.options import PredictOptions, ShardReading, overridden
 from milseg.photo_inputs import PhotoFile, fetched, find_photos
 from milseg.photos import photo_pixels
@@ -30,7 +30,6 @@ from milseg.prediction_files import (
     LABELS,
     LEDGER,
     photos_of,
-    remove_halves,
     remove_run,
     write_failed,
     write_table,
@@ -307,7 +306,7 @@ def _claim_folder(out: Path, options: PredictOptions, photos: Iterable[PhotoFile
     if options.overwrite and not options.resume:
         remove_run(out, keep=_resolved(photos))
     # A run that was killed may have left halves of files.
-    remove_halves(out)
+    remove_halves(out, but=FOLDER)
 
 
 def _resolved(photos: Iterable[PhotoFile]) -> Collection[Path]:

@@ -36,7 +36,7 @@ from milseg.distributed import (
 )
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
-from milseg.files import claim_folder, holds_files, remove_leftovers, write_json, write_text
+from milseg.files import claim_folder, holds_files, remove_halves, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card, training_words
 from milseg.models.fcn import FCN
 from milseg.models.folded import folded
@@ -144,8 +144,8 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
     claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     for name in ("train.yaml", "selection.json", "curves.png", "README.md"):
         remove_leftovers(out / name)
-    for half in [*out.glob("samples/.*.tmp.png"), *out.glob("own-masks/**/.*.tmp.png")]:
-        half.unlink(missing_ok=True)  # of a run that was killed while it wrote
+    for pictures in ("samples", "own-masks"):
+        remove_halves(out / pictures)
 
 
 def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]]:

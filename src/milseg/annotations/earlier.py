@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from milseg.annotations import FORMATS, writer_class
-from milseg.annotations.writer import check_name, read_entry
+from milseg.annotations.writer import check_name, entries_of
 from milseg.errors import UserError
 
 
@@ -50,16 +50,11 @@ def read_header(ledger: Path) -> dict[str, Any] | None:
 
 
 def _names(ledger: Path) -> Iterator[str]:
-    with ledger.open("rb") as file:
-        file.readline()
-        for line in file:
-            entry = read_entry(line)
-            if entry is None:
-                return
-            # A ledger is a file like any other: what it says must not lead elsewhere.
-            with suppress(UserError):
-                check_name(entry["name"])
-                yield entry["name"]
+    for _, entry in entries_of(ledger):
+        # A ledger is a file like any other: what it says must not lead elsewhere.
+        with suppress(UserError):
+            check_name(entry["name"])
+            yield entry["name"]
 
 
 def _remove(root: Path, names: Iterable[str], keep: Collection[Path]) -> int:

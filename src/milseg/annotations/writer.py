@@ -192,13 +192,7 @@ class Ledger:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The entries, read from the file one at a time, in the order in which they came."""
-        with self.path.open("rb") as file:
-            file.readline()
-            for line in file:
-                entry = read_entry(line)
-                if entry is None:
-                    return
-                yield entry
+        return (entry for _, entry in entries_of(self.path))
 
     def close(self) -> None:
         self._file.close()
@@ -213,6 +207,18 @@ def read_entry(line: bytes) -> dict[str, Any] | None:
         return entry if isinstance(entry["name"], str) and isinstance(entry["photo_file"], str) else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def entries_of(ledger: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Where each entry of a ledger begins, in bytes, and the entry; up to the first line that is not whole."""
+    with ledger.open("rb") as file:
+        at = len(file.readline())
+        for line in file:
+            entry = read_entry(line)
+            if entry is None:
+                return
+            yield at, entry
+            at += len(line)
 
 
 class Writer(ABC):
