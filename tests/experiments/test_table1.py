@@ -427,6 +427,14 @@ def voc_options(tree: SmallVoc, weights: Path, out: Path, **more: Any) -> VocOpt
     return VocOptions(root=tree.root, weights=str(weights), out=out, **{**settings, **more})
 
 
+def test_the_oracle_has_a_rate_of_its_own(small_voc: SmallVoc, tiny_weights: Path, tmp_path: Path) -> None:
+    given = {"learning_rate": 0.003, "oracle_learning_rate": 0.02, "max_steps": 1}
+    reproduce_voc(voc_options(small_voc, tiny_weights, tmp_path / "out", **given), progress=False)
+    for name, rate in (("mil-fcn", 0.003), ("oracle", 0.02)):
+        (row,) = (tmp_path / "out" / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(row)["learning_rate"] == rate
+
+
 def test_reproduce_voc_writes_the_same_files(
     small_voc: SmallVoc, tiny_weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

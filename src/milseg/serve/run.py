@@ -158,7 +158,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def read_token(path: Path | None) -> str:
-    """The token in a file's first line; "" where there is no file to read.
+    """The token that a file holds; "" where there is no file to read.
 
     Raises:
         UserError: the file cannot be read, or is empty.
