@@ -650,6 +650,42 @@ def test_the_network_sees_a_piece_at_a_time() -> None:
     assert seen == [2, 3]
 
 
+def test_wide_and_tall_photos_are_not_padded_to_each_other() -> None:
+    """Each bag's loss and gradient are those of its own kind alone; a rule that looks across bags sees all at once."""
+    bags = toy(4, 40)
+    bags = replace(
+        bags,
+        bags=tuple(
+            replace(b, photo=np.asarray(b.photo)[:24] if i % 2 else np.asarray(b.photo)[:, :28], mask=None)
+            for i, b in enumerate(bags.bags)
+        ),
+    )
+    config = replace(QUICK, max_steps=1, batch_size=4, flip=False, dropout=False)
+    model, seen = tiny(), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    [record] = fit(model, bags, config, progress=False)
+    assert sorted(seen) == [(2, 3, 24, 40), (2, 3, 40, 28)]
+    alone = [
+        fit(tiny(), bags.take([i]), replace(config, batch_size=1), progress=False)[0]["loss"]
+        for i in range(4)
+    ]
+    assert record["loss"] == pytest.approx(np.mean(alone), rel=1e-5)
+    seen.clear()
+    fit(model, bags, replace(config, rule="max+consistency"), progress=False)
+    assert seen == [(4, 3, 40, 40)]
+
+
+def test_live_batch_norm_sees_the_batch_at_once() -> None:
+    model, seen = build_fcn("tiny", 3, frozen_batch_norm=False), []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    bags = toy(4, 40)
+    tall = tuple(
+        replace(b, photo=np.asarray(b.photo)[:, : 24 + 8 * i], mask=None) for i, b in enumerate(bags.bags)
+    )
+    fit(model, replace(bags, bags=tall), replace(QUICK, max_steps=1, batch_size=4), progress=False)
+    assert seen == [4]
+
+
 def test_what_cannot_be_divided_is_refused() -> None:
     config = replace(QUICK, rule="max+consistency", accumulate=2)
     with pytest.raises(UserError, match="--accumulate 2 with a rule that looks across the photos"):

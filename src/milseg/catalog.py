@@ -51,7 +51,7 @@ REFINERS: dict[str, str] = {
 RECIPES: dict[str, str] = {
     "paper": "the paper's rule alone, its maps interpolated; minutes",
     "fast": "weighted pooling, mirrored views, CRF; minutes",
-    "best": "fast with more steps and a round on its own masks; about an hour on two cores; the default",
+    "best": "fast with more steps and two rounds on its own masks; about an hour on two cores; the default",
 }
 SOURCES: dict[str, str] = {
     "folder": "a folder for each tag",

@@ -95,7 +95,10 @@ def joined(device: str) -> Iterator[torch.device]:
         if isinstance(error, Lost):
             if is_main():
                 print(f"milseg: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
+            sys.stdout.flush()
+            sys.stderr.flush()
+            # Everything is closed by now but gloo's threads, which may abort an interpreter that waits for them.
+            os._exit(1)
         status = {Agreed: 2, Stopped: STOPPED_STATUS, KeyboardInterrupt: 130}.get(type(error))
         if status is not None and not is_main():
             raise SystemExit(status) from None

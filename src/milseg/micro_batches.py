@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,49 +20,72 @@ from milseg.options import TrainConfig
 from milseg.rules import RuleEntry
 
 
-def padded(batch: BagBatch, height: int, width: int) -> BagBatch:
-    """The batch padded further, at the right and the bottom, to so many pixels.
+class Kind(NamedTuple):
+    """The wide photos of a step, or the tall ones.
 
-    What lies beyond a photo's border reaches the network's places near it, so each piece is padded as the whole is.
+    Attributes:
+        rows: this process's, by their place in its batch.
+        height, width: pixels to which all of them are padded, in whatever process.
     """
+
+    rows: list[int]
+    height: int
+    width: int
+
+
+def kinds_of(sizes: torch.Tensor, *, together: bool) -> list[Kind]:
+    """A batch's wide and its tall photos apart, so that neither is padded to the other's sides.
+
+    Of wide and tall photos padded to one size about a quarter is padding. A kind has the same padding in every process,
+    as what lies beyond a photo's border reaches the network's places near it.
+
+    Args:
+        sizes: int64 [B, 2], each photo's own (height, width); this process's part of the batch.
+        together: all in one kind, where they must be seen at once.
+    """
+    tall = (sizes[:, 0] > sizes[:, 1]) & (not together)
+    parts = [(~tall).nonzero()[:, 0].tolist(), tall.nonzero()[:, 0].tolist()]
+    own = [sizes[rows].amax(dim=0).tolist() if rows else [0, 0] for rows in parts]
+    sides = distributed.highest([*own[0], *own[1]])
+    return [
+        Kind(rows, height, width)
+        for rows, (height, width) in zip(parts, (sides[:2], sides[2:]), strict=True)
+        if rows
+    ]
+
+
+def taken(batch: BagBatch, rows: list[int], height: int, width: int) -> BagBatch:
+    """Some bags of a batch, padded at the right and the bottom to so many pixels in place of the batch's own."""
     down, right = height - batch.images.shape[-2], width - batch.images.shape[-1]
-    if not down and not right:
-        return batch
-    masks = None if batch.masks is None else F.pad(batch.masks, (0, right, 0, down), value=VOID)
-    return replace(batch, images=F.pad(batch.images, (0, right, 0, down)), masks=masks)
-
-
-def taken(batch: BagBatch, rows: slice) -> BagBatch:
-    """Some bags of a batch, with its padding."""
+    masks = None if batch.masks is None else F.pad(batch.masks[rows], (0, right, 0, down), value=VOID)
     return BagBatch(
-        images=batch.images[rows],
+        images=F.pad(batch.images[rows], (0, right, 0, down)),
         sizes=batch.sizes[rows],
         tags=batch.tags[rows],
-        masks=None if batch.masks is None else batch.masks[rows],
-        names=batch.names[rows],
+        masks=masks,
+        names=tuple(batch.names[row] for row in rows),
     )
 
 
-def pieces_of(rows: slice, count: int) -> list[slice]:
-    """A slice in `count` pieces that differ by one at most; no more pieces than rows.
+def pieces_of(rows: list[int], count: int) -> list[list[int]]:
+    """Rows in `count` pieces that differ by one at most; no more pieces than rows.
 
-    >>> pieces_of(slice(3, 8), 2)
-    [slice(3, 5, None), slice(5, 8, None)]
+    >>> pieces_of([3, 4, 5, 6, 7], 2)
+    [[3, 4], [5, 6, 7]]
     """
-    length = rows.stop - rows.start
-    count = min(count, length)
-    ends = [rows.start + i * length // count for i in range(count + 1)]
-    return [slice(start, stop) for start, stop in pairwise(ends)]
+    count = min(count, len(rows))
+    ends = [i * len(rows) // count for i in range(count + 1)]
+    return [rows[start:stop] for start, stop in pairwise(ends)]
 
 
 @contextmanager
-def dropout_of(network: nn.Module, rows: slice, count: int) -> Iterator[None]:
+def dropout_of(network: nn.Module, rows: list[int], count: int) -> Iterator[None]:
     """In this block dropout draws what it would for all `count` bags, and keeps what falls on bags `rows`.
 
     With the same state of torch's generator at its start, a bag's units are dropped alike in whatever piece it is.
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Dropout) and m.training and m.p]
-    if (rows.start, rows.stop) == (0, count):
+    if rows == list(range(count)):
         layers = []
 
     def draw(layer: nn.Dropout, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -85,18 +108,19 @@ def dropout_of(network: nn.Module, rows: slice, count: int) -> Iterator[None]:
 
 
 def accumulated(
-    backward: Callable[[slice], float],
+    backward: Callable[[list[int], Kind], float],
     forget: Callable[[], None],
-    rows: slice,
+    kinds: list[Kind],
     pieces: int,
     *,
     divisible: bool,
 ) -> tuple[float, int]:
-    """The sum of `backward` over the pieces of `rows`; where memory is not enough, over twice as many, and again.
+    """The sum of `backward` over each kind's pieces; where memory is not enough, over twice as many, and again.
 
     Args:
-        backward: adds a piece's gradients and returns its loss.
+        backward: adds the gradients of some rows of a kind and returns their loss.
         forget: takes back the gradients that were added so far.
+        pieces: into how many each kind is divided.
         divisible: whether pieces give what the whole does.
 
     Returns:
@@ -107,9 +131,11 @@ def accumulated(
     """
     while True:
         try:
-            return sum(backward(piece) for piece in pieces_of(rows, pieces)), pieces
+            return sum(
+                backward(rows, kind) for kind in kinds for rows in pieces_of(kind.rows, pieces)
+            ), pieces
         except torch.OutOfMemoryError:
-            length = rows.stop - rows.start
+            length = max(len(kind.rows) for kind in kinds)
             if not divisible or pieces >= length:
                 what = (
                     "a photo" if divisible else f"a batch of {length} photos, which this rule sees together,"
@@ -130,6 +156,15 @@ def accumulated(
         )
 
 
+def sees_whole(model: FCN, entry: RuleEntry) -> bool:
+    """Whether a batch in pieces would not give what the batch gives: a rule that looks across bags, live batch norm."""
+    return entry.sees_batch or _live_batch_norm(model)
+
+
+def _live_batch_norm(model: FCN) -> bool:
+    return any(m.training for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+
 def refuse_to_divide(model: FCN, entry: RuleEntry, config: TrainConfig) -> None:
     """Stop where a batch in pieces would not give what the batch gives.
 
@@ -146,8 +181,7 @@ def refuse_to_divide(model: FCN, entry: RuleEntry, config: TrainConfig) -> None:
             f"--accumulate {config.accumulate} with a rule that looks across the photos of a batch: pieces would hide "
             "them from it; leave --accumulate out, or give a smaller --batch-size"
         )
-    live = any(m.training for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    if live and (distributed.size() > 1 or config.accumulate > 1):
+    if _live_batch_norm(model) and (distributed.size() > 1 or config.accumulate > 1):
         raise UserError(
             "this network's batch norm takes the statistics of the photos it sees at once, which are fewer in a piece "
             "of the batch; keep it frozen (frozen_batch_norm), or train in one process without accumulation"

@@ -26,9 +26,9 @@ from milseg.yaml_text import parse_yaml
 
 SELECTIONS = 6  # how often in a run the held-out bags are scored
 LONGEST_SIDE = {"cpu": 320, "cuda": 512, "mps": 320}
-# With fewer steps than this a round on one's own masks takes from the rule more than it gives.
+# With fewer steps than this rounds on one's own masks take from the rule more than they give.
 FEWEST_FOR_BEST = 500
-EPOCHS = 7  # as many times the recipe `best` saw its photos where it was tried
+EPOCHS = 8  # as many times the recipe `best` saw its photos where it was tried
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,18 +175,13 @@ def fast_training(backbone: str) -> TrainRecipe:
 
 
 def best_training(backbone: str) -> TrainRecipe:
-    """More steps of `fast`, then a round on one's own masks: about an hour on two cores. The default.
+    """More steps of `fast`, then two rounds on one's own masks: about an hour on two cores. The default.
 
     docs/masks-worth-using.md has the figures of each step.
     """
-    fast = fast_training(backbone)
-    return replace(
-        fast,
-        stages=(
-            replace(POOLED, max_steps=800),
-            replace(POOLED, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5),
-        ),
-    )
+    own = replace(POOLED, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
+    stages = (replace(POOLED, max_steps=800), own, replace(own, max_steps=300))
+    return replace(fast_training(backbone), stages=stages)
 
 
 TRAIN_RECIPES: dict[str, Callable[[str], TrainRecipe]] = {

@@ -1,8 +1,9 @@
 """The training loop: photos and tags in, a trained network out.
 
 Everything random in a step is keyed by the seed and the step number, so a run that was stopped goes on as if
-it had not been. Several processes share a step's bags (`milseg.distributed`), each in pieces where memory asks for it
-(`milseg.micro_batches`); the sums are those of one process at once.
+it had not been. Several processes share a step's bags (`milseg.distributed`); wide and tall photos go through
+the network apart, in pieces where memory asks for it (`milseg.micro_batches`); the sums are those of one process at
+once.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from milseg.bags import BagBatch, BagSet, load_batch
 from milseg.checkpoint import load_state, save_state
 from milseg.devices import autocast, compiled, loss_scaler
 from milseg.errors import UserError
-from milseg.micro_batches import accumulated, dropout_of, padded, refuse_to_divide, taken
+from milseg.micro_batches import Kind, accumulated, dropout_of, kinds_of, refuse_to_divide, sees_whole, taken
 from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
 from milseg.order import mixed
@@ -133,7 +134,7 @@ def batch_segments(model: FCN, batch: BagBatch, valid: torch.Tensor) -> torch.Te
 def _batches(
     bags: BagSet, config: TrainConfig, start: int, with_masks: bool, rows: slice
 ) -> Iterator[BagBatch]:
-    """Bags `rows` of each batch from step `start` on, padded as the whole; the next ones read while the network works.
+    """Bags `rows` of each batch from step `start` on; the next ones are read while the network works.
 
     Raises:
         UserError: a photo or mask cannot be read, in whichever process.
@@ -158,7 +159,7 @@ def _batches(
             with distributed.agreed():
                 batch = ahead.result()
             ahead = reader.submit(read, step + 1) if step + 1 < config.max_steps else None
-            yield padded(batch, *distributed.highest(batch.images.shape[-2:]))
+            yield batch
 
 
 def fit(
@@ -252,7 +253,7 @@ def fit(
     read, rows = (
         (slice(0, config.batch_size), own) if entry.sees_batch else (own, slice(0, own.stop - own.start))
     )
-    pieces = config.accumulate
+    pieces, whole = config.accumulate, sees_whole(model, entry)
     network = compiled(model) if config.compile else model
 
     began, earlier = time.monotonic(), history[-1]["seconds"] if history else 0.0
@@ -265,19 +266,19 @@ def fit(
             rate = learning_rate_at(step, config)
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            batch = batch.to(device)
+            kinds = kinds_of(batch.sizes[rows], together=whole)
 
-            def backward(piece: slice, step: int = step, batch: BagBatch = batch) -> float:
+            def backward(piece: list[int], kind: Kind, step: int = step, batch: BagBatch = batch) -> float:
                 """Add up the gradients of some of this process's bags; returns their part of the loss."""
                 torch.manual_seed(mixed(config.seed, 2, step))
-                first = own.start - rows.start
-                seen = slice(first + piece.start, first + piece.stop)
+                some = taken(batch, [rows.start + row for row in piece], kind.height, kind.width).to(device)
+                seen = [own.start + row for row in piece]
                 with dropout_of(model, seen, config.batch_size), autocast(config.precision, device):
-                    scores = network(batch.images[piece])
+                    scores = network(some.images)
                 scores = scores.float()
-                some = taken(batch, piece)
                 if entry.sees_batch:
-                    scores, some = distributed.whole_batch(scores, config.batch_size), batch
+                    scores = distributed.whole_batch(scores, config.batch_size)
+                    some = taken(batch, list(range(config.batch_size)), kind.height, kind.width).to(device)
                 loss = scores_loss(model, scores, some, entry, config, rule_built, count=config.batch_size)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 return float(loss.detach())
@@ -285,9 +286,7 @@ def fit(
             optimiser.zero_grad(set_to_none=True)
             # Such a rule exchanges scores in here, so that a mistake of one process cannot be told to the others.
             with nullcontext() if entry.sees_batch else distributed.agreed():
-                value, pieces = accumulated(
-                    backward, optimiser.zero_grad, rows, pieces, divisible=not entry.sees_batch
-                )
+                value, pieces = accumulated(backward, optimiser.zero_grad, kinds, pieces, divisible=not whole)
             value = distributed.total(value)
             if entry.sees_batch:
                 # Every process has found the loss of all bags, and the whole gradient of a learned rule.

@@ -146,7 +146,7 @@ def _run(
         bags = write_own_masks(
             maker, task.train, folder / f"own-masks-{number}", sure=task.sure, progress=progress
         )
-        config = replace(task.round, rule=trained, learning_rate=rate, seed=seed)
+        config = replace(task.round(number), rule=trained, learning_rate=rate, seed=seed)
         fit(
             model,
             bags,
@@ -197,8 +197,9 @@ def _train(
     model = task.start(seed)
     config = replace(task.config, rule=rule, learning_rate=rate, seed=seed)
     if find_rule(rule).supervision == "masks":
-        steps = config.max_steps + options.rounds * task.round.max_steps
-        config = replace(config, zoom=task.round.zoom, max_steps=steps)
+        rounds = [task.round(number) for number in range(1, options.rounds + 1)]
+        steps = config.max_steps + sum(stage.max_steps for stage in rounds)
+        config = replace(config, zoom=task.round(1).zoom, max_steps=steps)
     history = fit(
         model, task.train, config, out=folder, device=device, resume=options.resume, progress=progress
     )

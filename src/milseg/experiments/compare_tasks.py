@@ -37,7 +37,7 @@ class Task:
         val: with true masks, for scoring; None where there are none.
         start: the network before training, of a seed.
         spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
-        round: as `config`, for a round on one's own masks.
+        rounds: as `config`, for rounds on one's own masks; the last one's is every later one's too.
         refine: the refiner, and the size at which it sees a photo.
         sure: see `milseg.own_masks`.
     """
@@ -49,9 +49,13 @@ class Task:
     start: Callable[[int], FCN]
     spec: ModelSpec
     config: TrainConfig
-    round: TrainConfig
+    rounds: tuple[TrainConfig, ...]
     refine: InferenceConfig
     sure: float
+
+    def round(self, number: int) -> TrainConfig:
+        """Of round `number`, from 1."""
+        return self.rounds[min(number, len(self.rounds)) - 1]
 
 
 def source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
@@ -93,7 +97,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
     train, held = hold_out(bags, options.hold_out, seed)
     recipe = best_training(options.backbone)
     frozen = 0 if options.weights == "none" else recipe.stages[0].frozen_stride
-    config, later = (
+    config, *later = (
         replace(stage, longest_side=options.longest_side, frozen_stride=frozen)
         for stage in _stages(recipe.stages, options)
     )
@@ -126,21 +130,21 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
         start=start,
         spec=spec,
         config=config,
-        round=later,
+        rounds=tuple(later),
         refine=recipe.own,
         sure=recipe.sure,
     )
 
 
 def _stages(stages: Sequence[TrainConfig], options: CompareOptions) -> list[TrainConfig]:
-    """The recipe's first training and first round, shortened alike."""
+    """The recipe's first training and its rounds, shortened alike."""
     return [
         replace(
             stage,
             max_steps=max(1, options.max_steps * stage.max_steps // stages[0].max_steps),
             batch_size=options.batch_size,
         )
-        for stage in stages[:2]
+        for stage in stages
     ]
 
 
@@ -160,7 +164,9 @@ def digits_task(options: CompareOptions, seed: int, device: torch.device, progre
     classifier = pretrain(settings, device=device, progress=progress)
     start = starts(classifier, train.classes, seed)
     recipe = best_training("tiny")
-    config, later = _stages(recipe.stages, options)
+    config, *later = (
+        replace(stage, frozen_stride=0, flip=False) for stage in _stages(recipe.stages, options)
+    )
     return Task(
         name="digits",
         train=train,
@@ -168,8 +174,8 @@ def digits_task(options: CompareOptions, seed: int, device: torch.device, progre
         val=val,
         start=lambda _: start("classifier").train(),
         spec=ModelSpec(backbone="tiny", classes=train.classes, output_stride=OUTPUT_STRIDE),
-        config=replace(config, frozen_stride=0, flip=False),
-        round=replace(later, frozen_stride=0, flip=False),
+        config=config,
+        rounds=tuple(later),
         refine=DIGIT_MASKS,
         sure=recipe.sure,
     )

@@ -42,7 +42,8 @@ class TrainConfig:
         seed: of the order of photos, flips and dropout.
         checkpoint_every: steps between checkpoints.
         precision: float32, or bfloat16 or float16 for the network's sums; weights and loss stay float32.
-        accumulate: the batch (each process's part of it) goes through the network in so many pieces.
+        accumulate: the wide and the tall photos of a batch (of each process's part of it) go through the network in so
+            many pieces each.
         compile: compile the network with torch.compile.
     """
 

@@ -43,7 +43,7 @@ class TrainOptions(SourceOptions):
         output_stride: pixels a place: 32, 16 or 8; none takes the recipe's.
         vgg_padding: fc6 padding of VGG: same, or the original's pad100.
         score_scale: multiplies the transferred rows; none takes the recipe's.
-        recipe: paper (its rule alone), fast, or best (with a round on its own masks); none: best, and fast where a time
+        recipe: paper (its rule alone), fast, or best (with rounds on its own masks); none: best, and fast where a time
             budget is too short for it.
         rule: how to learn from tags: max (the paper), another rule's name, or package.module:function; options in
             parentheses.
@@ -119,7 +119,7 @@ class CompareOptions(SourceOptions):
             with the best threshold.
         seeds: with commas; the table gives mean and range.
         rounds: after each rule, so many rounds on its own masks; rules that learn from masks get their steps at once.
-        max_steps: updates of each rule; a round has five eighths as many.
+        max_steps: updates of each rule; its rounds five and three eighths as many.
         batch_size: photos an update.
         learning_rates: with several, each rule takes its best by the tags of held-out photos; a rule that learns from
             masks by theirs.
