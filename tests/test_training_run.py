@@ -595,19 +595,20 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run stopped in its round ends with the weights of one that was not."""
-    changes: dict[str, Any] = {"recipe": "best", "max_steps": 6, "checkpoint_every": 1}
+    changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "checkpoint_every": 1}
     whole = run(source, "whole", **changes)
     plan = yaml.safe_load((whole / "train.yaml").read_text())["plan"]["recipe"]
-    assert [stage["max_steps"] for stage in plan["stages"]] == [4, 2]  # 800 and 500 of 1300, of 6
-    assert [stage["mask_weight"] for stage in plan["stages"]] == [0.0, 1.0]
+    assert [stage["max_steps"] for stage in plan["stages"]] == [5, 2, 1]  # 800, 500 and 300 of 1600, of 8
+    assert [stage["mask_weight"] for stage in plan["stages"]] == [0.0, 1.0, 1.0]
     assert {stage["frozen_stride"] for stage in plan["stages"]} == {0}  # no weights: nothing to keep
-    masks = sorted((whole / "own-masks" / "round-1").rglob("*.png"))
-    assert len(masks) == 5  # those to learn from; none is held out
+    for number in (1, 2):
+        masks = sorted((whole / "own-masks" / f"round-{number}").rglob("*.png"))
+        assert len(masks) == 5  # those to learn from; none is held out
     rows = json.loads((whole / "selection.json").read_text())
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 1, 1]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [row["stage"] for row in rows] == [0, 0, 0, 0, 0, 1, 1, 2]
     assert len((whole / "rounds" / "1" / "metrics.jsonl").read_text().splitlines()) == 2
-    assert "4 steps of 2, then 2 steps on its own masks" in (whole / "README.md").read_text()
+    assert "5 steps of 2, then 2 and 1 steps on its own masks" in (whole / "README.md").read_text()
     spec = load(whole).spec
     assert spec.inference.flip
     assert spec.inference.refine.startswith("crf(")
@@ -623,7 +624,7 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     monkeypatch.setattr(training_run._Looker, "look", stop)
     with pytest.raises(KeyboardInterrupt):
         run(source, "halves", **changes)
-    assert seen == [0, 0, 0, 0, 1]
+    assert seen == [0, 0, 0, 0, 0, 1]
     monkeypatch.setattr(training_run._Looker, "look", look)
     halves = run(source, "halves", resume=True, **changes)
     for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
@@ -665,10 +666,10 @@ def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.M
 
     short, long, longer = plan("400s"), plan("1000s"), plan("9h")
     assert (short.recipe_name, [s.max_steps for s in short.recipe.stages]) == ("fast", [250])
-    # 0.85 of 1000 s, less the masks of 8 photos: each takes twice its sixteenth of a step.
-    assert (long.recipe_name, long.recipe.steps) == ("best", 849)
-    assert [s.max_steps for s in long.recipe.stages] == [523, 326]
-    assert longer.recipe.steps == 1300  # more is not known to help
+    # 0.85 of 1000 s, less the masks of 8 photos in two rounds: each takes twice its sixteenth of a step.
+    assert (long.recipe_name, long.recipe.steps) == ("best", 848)
+    assert [s.max_steps for s in long.recipe.stages] == [424, 265, 159]
+    assert longer.recipe.steps == 1600  # more is not known to help
     assert plan("400s", recipe="best").recipe_name == "best"
 
 

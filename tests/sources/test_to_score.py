@@ -149,6 +149,28 @@ def test_a_tree_in_vocs_layout_brings_its_masks(tmp_path: Path, model: FCN, phot
         bags_to_score(source, ("background", "daisy"))
 
 
+def test_a_tag_file_for_photos_of_a_voc_tree_leaves_it_its_masks(tmp_path: Path, photos: Tagged) -> None:
+    """The tree itself has no tags; the file says which photos there are."""
+    root = tmp_path / "tree"
+    home = root / "VOC2012"
+    for part in ("JPEGImages", "SegmentationClass"):
+        (home / part).mkdir(parents=True)
+    rows = ["image,tags,split"]
+    for name, (data, _) in photos.items():
+        (home / "JPEGImages" / name).write_bytes(data)
+        rows.append(f"{name},cat,{'val' if name < 'p4' else 'train'}")
+        if name != "p1.png":
+            write_mask(home / "SegmentationClass" / name, np.full((20, 20), 8, dtype=np.uint8))
+    tags = tmp_path / "tags.csv"
+    tags.write_text("\n".join(rows))
+    bags = bags_to_score(root, CLASSES, tags=tags, split="val")
+    assert [bag.photo.stem for bag in bags.bags if isinstance(bag.photo, Path)] == ["p0", "p2", "p3"]
+    assert {int(load_mask(bag, bags)[0, 0]) for bag in bags.bags} == {CLASSES.index("cat")}
+    assert "1 photos without a true mask left out" in bags.notes
+    with pytest.raises(UserError, match="no true masks"):
+        bags_to_score(root, ("background", "daisy"), tags=tags)
+
+
 def test_a_model_without_background_keeps_every_photo(tmp_path: Path, photos: Tagged) -> None:
     source = WRITERS["json lines"][1](tmp_path / "source", photos)
     bags = bags_to_score(source, ("dog", "cat"), truth=tmp_path / "truth")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from milseg.bags import VOID, BagSet
+from milseg.bags import VOID, BagSet, mask_values_for
 from milseg.errors import UserError
 from milseg.options.source import PLAIN_READING, ShardReading
 from milseg.sources.open import open_source
 from milseg.sources.truth import TruthClasses, attach_masks
 from milseg.sources.voc import VOC_CLASSES, read_voc, year_folders
+from milseg.sources.voc_tree import home_folder
 
 
 def bags_to_score(
@@ -67,6 +69,8 @@ def bags_to_score(
             shards=shards,
         )
         if truth is None:
+            if tags is not None and set(names) <= set(VOC_CLASSES):
+                bags = _with_masks_of_tree(bags, source)
             bags = _with_own_masks(bags, source)
     if bags.classes != tuple(classes):
         raise UserError(
@@ -84,6 +88,24 @@ def _is_pascal_voc(source: Path, classes: Sequence[str]) -> bool:
     except UserError:
         return False
     return any((home / "ImageSets" / "Segmentation").is_dir() for home in homes)
+
+
+def _with_masks_of_tree(bags: BagSet, source: Path) -> BagSet:
+    """Photos of a tag file with the masks of the VOC tree in which they lie; the same where they lie elsewhere."""
+    try:
+        home = home_folder(source)
+    except UserError:
+        return bags
+    folder = os.path.realpath(home / "JPEGImages")
+    found = []
+    for bag in bags.bags:
+        if isinstance(bag.photo, Path) and os.path.realpath(bag.photo.parent) == folder:
+            mask = home / "SegmentationClass" / f"{bag.photo.stem}.png"
+            bag = replace(bag, mask=mask if mask.is_file() else None)
+        found.append(bag)
+    # Values have a meaning only where the classes are VOC's own.
+    values = mask_values_for(bags.classes, dict(enumerate(VOC_CLASSES)))
+    return replace(bags, bags=tuple(found), mask_values=values)
 
 
 def _with_own_masks(bags: BagSet, source: Path) -> BagSet:
