@@ -595,7 +595,7 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run stopped in its round ends with the weights of one that was not."""
-    changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "checkpoint_every": 1}
+    changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "checkpoint_every": 1, "select_every": 1}
     whole = run(source, "whole", **changes)
     plan = yaml.safe_load((whole / "train.yaml").read_text())["plan"]["recipe"]
     assert [stage["max_steps"] for stage in plan["stages"]] == [5, 2, 1]  # 800, 500 and 300 of 1600, of 8
