@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from milseg.devices import keep_freed_memory
-from milseg.evaluate import Evaluation
 from milseg.photos import UInt8
 from milseg.pipeline import processors
+from milseg.scores import Evaluation
 
 CLASSES = 21
 VOID_SHARE = 0.05

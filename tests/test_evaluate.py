@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation, Scores, confusion, evaluate_folder, scores_from
+from milseg.evaluate import evaluate_folder
 from milseg.masks import write_mask
+from milseg.scores import Evaluation, Scores, confusion, scores_from
 from milseg.sources.truth import read_labels
 
 CLASSES = ["background", "cat", "dog"]

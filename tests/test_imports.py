@@ -29,6 +29,7 @@ LAYERS = (
         "photo_inputs",
         "predict",
         "recipes",
+        "scores",
         "steps",
         "tiles",
         "training_time",

@@ -17,7 +17,7 @@ from milseg.checkpoint import load_model
 from milseg.devices import keep_freed_memory, pick_device
 from milseg.distributed import is_first, joined
 from milseg.errors import UserError, unknown_name
-from milseg.evaluate import Scores, evaluate_folder, evaluate_model, evaluate_segmenter
+from milseg.evaluate import evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.compare import compare as compare_rules
 from milseg.experiments.digits import reproduce_digits
 from milseg.experiments.table1 import TITLES, Row, gain
@@ -48,6 +48,7 @@ from milseg.plan import LONGEST_SIDE
 from milseg.predict import segment
 from milseg.prediction_run import predict_run
 from milseg.recipes import train_recipe
+from milseg.scores import Scores
 from milseg.segmenter import Segmenter
 from milseg.shard_run import shard_run
 from milseg.sources.open import open_source_of

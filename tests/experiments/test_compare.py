@@ -12,7 +12,6 @@ from PIL import Image
 
 from milseg.bags import BagSet
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation
 from milseg.experiments.cam import THRESHOLDS, activation_maps
 from milseg.experiments.compare import compare
 from milseg.experiments.compare_table import markdown
@@ -20,6 +19,7 @@ from milseg.masks import write_mask
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.options import CompareOptions
+from milseg.scores import Evaluation
 
 if TYPE_CHECKING:
     from conftest import SmallVoc

@@ -92,7 +92,7 @@ GUARDS: dict[int, Guard] = {
         "at least 1 below the line",
     ),
     9: Guard(
-        "evaluate.py",
+        "scores.py",
         "scored = (union > 0) & ~np.isin(",
         "scored = ~np.isin(",
         "test_evaluate.py::test_an_absent_class_is_nan_and_its_false_positives_score_0",

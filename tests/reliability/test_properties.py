@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from milseg.bags import VOID
-from milseg.evaluate import confusion
 from milseg.masks import write_mask
 from milseg.photos import open_mask
 from milseg.rules import RULES
+from milseg.scores import confusion
 from milseg.tiles import pieces
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from milseg.bags import BACKGROUND, VOID, Bag, BagSet
-from milseg.evaluate import Evaluation
 from milseg.models.backbones import build_fcn
 from milseg.options import TrainConfig
 from milseg.rules import RULES
+from milseg.scores import Evaluation
 from milseg.train import fit
 
 

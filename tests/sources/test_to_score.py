@@ -13,12 +13,13 @@ from PIL import Image
 
 from milseg.bags import load_mask
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation, evaluate_model
+from milseg.evaluate import evaluate_model
 from milseg.masks import write_mask
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.photos import open_photo
 from milseg.predict import segment
+from milseg.scores import Evaluation
 from milseg.sources.open import FILE_READERS, SOURCES
 from milseg.sources.to_score import bags_to_score
 

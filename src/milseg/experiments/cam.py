@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from milseg.bags import BagSet, load_mask, load_photo
-from milseg.evaluate import Evaluation
 from milseg.models.fcn import FCN
 from milseg.predict import photo_scores, top_class, upsample
+from milseg.scores import Evaluation
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 

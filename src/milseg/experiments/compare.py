@@ -16,7 +16,7 @@ from milseg.bags import load_mask, load_photo
 from milseg.calibration import calibrated
 from milseg.devices import pick_device
 from milseg.errors import UserError
-from milseg.evaluate import Evaluation, evaluate_model
+from milseg.evaluate import evaluate_model
 from milseg.experiments.cam import cam_scores
 from milseg.experiments.compare_table import write_table
 from milseg.experiments.compare_tasks import CAM, Task, digits_task, source_task
@@ -27,6 +27,7 @@ from milseg.named import split_calls
 from milseg.options import CompareOptions, InferenceConfig
 from milseg.own_masks import write_own_masks
 from milseg.rules import find_rule
+from milseg.scores import Evaluation
 from milseg.segmenter import Segmenter
 from milseg.tag_scores import score_tags
 from milseg.train import fit

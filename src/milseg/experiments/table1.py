@@ -23,12 +23,13 @@ from milseg._version import __version__
 from milseg.bags import PRESENT, BagSet, load_mask, load_photo
 from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.errors import UserError
-from milseg.evaluate import Scores, evaluate_all_background, evaluate_model, evaluate_segmenter
+from milseg.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
 from milseg.figures import curves, figure1, score_bars
 from milseg.files import claim_folder, write_json, write_text
 from milseg.models.fcn import FCN
 from milseg.options import READINGS, InferenceConfig, TrainConfig
 from milseg.predict import segment
+from milseg.scores import Scores
 from milseg.segmenter import Segmenter
 from milseg.train import fit
 
