@@ -196,6 +196,18 @@ def test_print_config_is_what_config_takes(capsys: pytest.CaptureFixture[str], i
     assert status([*words[:2], "--print-config"]) == 0
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_several_processes_are_refused_where_each_would_do_the_same(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert status("compare digits --max-steps 1 --out out") == 2
+    told = "milseg: compare runs in one process, and 2 were started; start it without torchrun, which is for train"
+    assert capsys.readouterr().err.startswith(told) == (rank == "0")
+    assert not (in_tmp / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -17,7 +17,7 @@ SOURCE = Path(milseg.__file__).parent
 # From the bottom up. A file may import what stands on a line below its own, and files of its own folder;
 # what stands on one line knows nothing of its neighbours. A new file or folder is given its place here.
 LAYERS = (
-    ("_version", "errors", "stops"),
+    ("_version", "errors", "launch", "stops"),
     ("devices", "files", "named", "options", "order", "photos", "pipeline", "yaml_text"),
     ("zoom",),
     ("bags", "distributed"),

@@ -22,6 +22,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter 
 from milseg._version import __version__
 from milseg.errors import UserError, unknown_name
 from milseg.files import no_empty_folder
+from milseg.launch import is_first, launched
 from milseg.options import (
     CheckOptions,
     CompareOptions,
@@ -56,6 +57,8 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "reproduce voc": (VocOptions, "milseg.commands:voc"),
     "voc-results": (VocResultsOptions, "milseg.commands:voc_results"),
 }
+# Those that several processes do together; the others would do the same work in each, into the same folder.
+TOGETHER = ("train", "predict", "evaluate")
 GROUPS = {"reproduce": "The paper's Table 1 and Figure 1, on digits or on PASCAL VOC."}
 
 PRINT = "--print-config"
@@ -257,6 +260,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())
     try:
         words, settings = parse(sys.argv[1:] if arguments is None else arguments)
+        if launched() and words not in TOGETHER:
+            if not is_first():
+                return 2
+            raise UserError(
+                f"{words} runs in one process, and {os.environ['WORLD_SIZE']} were started; start it without torchrun, "
+                f"which is for {', '.join(TOGETHER)}"
+            )
         module, _, function = COMMANDS[words][1].partition(":")
         command: Callable[[Any], None] = getattr(importlib.import_module(module), function)
         with no_empty_folder(getattr(settings, "out", None)):

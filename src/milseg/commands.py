@@ -15,7 +15,7 @@ from milseg.bags import BagSet, load_photo
 from milseg.check import check_source
 from milseg.checkpoint import load_model
 from milseg.devices import keep_freed_memory, pick_device
-from milseg.distributed import is_first, joined
+from milseg.distributed import joined
 from milseg.errors import UserError, unknown_name
 from milseg.evaluate import evaluate_folder, evaluate_model, evaluate_segmenter
 from milseg.experiments.compare import compare as compare_rules
@@ -25,6 +25,7 @@ from milseg.experiments.voc import reproduce_voc
 from milseg.export import export_run
 from milseg.files import check_writable, refuse_existing, write_json
 from milseg.hub import local_folder
+from milseg.launch import is_first
 from milseg.masks import voc_results as write_voc_results
 from milseg.merging import merge_folders
 from milseg.models.fcn import FCN

@@ -24,9 +24,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from milseg.devices import pick_device
 from milseg.errors import UserError
+from milseg.launch import launched
 from milseg.stops import SIGNALS, STOPPED_STATUS, Stopped
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # To find each other; and for the others to wait while the first scores, calibrates or draws.
 MEETING, WAITING = timedelta(minutes=10), timedelta(hours=2)
 SEEN_WITHIN = 90  # seconds in which a network's folder shows the files of other machines
@@ -41,16 +41,6 @@ class Agreed(UserError):
 
 class Lost(Exception):
     """Another process ended, or could not be reached."""
-
-
-def launched() -> bool:
-    """Whether this process was started as one of several."""
-    return all(name in os.environ for name in VARIABLES) and int(os.environ["WORLD_SIZE"]) > 1
-
-
-def is_first() -> bool:
-    """Whether this process tells of the run, also before it has met the others and after."""
-    return not launched() or os.environ["RANK"] == "0"
 
 
 def rank() -> int:

@@ -21,6 +21,7 @@ from milseg.errors import UserError
 from milseg.exported import is_exported
 from milseg.files import claim_folder, remove_halves, write_json
 from milseg.hub import local_folder
+from milseg.launch import launched
 from milseg.merging import FOLDER, Shard, merge, parse_shard, shard_folders
 from milseg.options import PredictOptions, ShardReading, overridden
 from milseg.photo_inputs import PhotoFile, fetched, find_photos
@@ -83,7 +84,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
         UserError: no model, no photos, names that collide, a folder that is in use, or not one photo readable.
         Stopped: by SIGTERM or SIGUSR1, once the photo in hand was written; `resume` goes on.
     """
-    if options.shard and distributed.launched():
+    if options.shard and launched():
         raise UserError("--shard under torchrun: the processes share the photos by themselves; leave it out")
     with stops.heeding(), stops.deferred(), distributed.joined(options.device) as device:
         job = prepare_run(options, device)
