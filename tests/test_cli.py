@@ -105,7 +105,7 @@ def test_help_as_a_program_is_quick_and_loads_no_torch() -> None:
         [sys.executable, "-X", "importtime", "-m", "milseg", "reproduce", "voc", "--help"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
         check=True,
     )
     assert "--backbone" in done.stdout
@@ -130,7 +130,7 @@ def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         env=buffered,
         text=True,
-        timeout=60,
+        timeout=280,
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
