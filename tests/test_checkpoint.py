@@ -80,7 +80,14 @@ def test_the_files_say_what_they_are_and_everyone_may_read_them(folder: Path) ->
         "supervision": "tags",
         "tags_from": "",
         "longest_side": 320,
-        "inference": {"scales": [1.0], "flip": False, "prior": 0.0, "refine": "none", "refine_side": 512},
+        "inference": {
+            "scales": [1.0],
+            "flip": False,
+            "prior": 0.0,
+            "walk": 0,
+            "refine": "none",
+            "refine_side": 512,
+        },
         "prior": None,
         "milseg_version": __version__,
     }

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def export_run(options: ExportOptions) -> None:
     for package in PACKAGES[options.format]:
         needed(package)
     model, spec = load_model(local_folder(options.model))
+    if spec.inference.walk:
+        spec = replace(spec, inference=replace(spec.inference, walk=0))
+        print("Left out: the walk among places that look alike, which needs the network's inner maps.")
     check_writable(options.out.parent)
     for path in written:
         remove_leftovers(path)

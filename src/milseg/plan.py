@@ -115,7 +115,7 @@ def _with_options(recipe: TrainRecipe, options: TrainOptions, device: torch.devi
         stage if stage.longest_side is not None else replace(stage, longest_side=LONGEST_SIDE[device.type])
         for stage in stages
     ]
-    inference = overridden(recipe.inference, refine=options.refine)
+    inference = overridden(recipe.inference, refine=options.refine, walk=options.walk)
     scale = recipe.score_scale if options.score_scale is None else options.score_scale
     return replace(recipe, stages=tuple(stages), score_scale=scale, inference=inference)
 
@@ -174,8 +174,8 @@ def _steps_in(options: TrainOptions, recipe: TrainRecipe, photos: int, seconds_p
     """How many steps a time budget is enough for, and no more than are known to be of use."""
     budget = 0.85 * seconds_of(str(options.time_budget))
     batch = recipe.stages[0].batch_size
-    # A round looks at every photo six times more and refines it: about twice what it costs in a step.
-    masks = 2 * (len(recipe.stages) - 1) * photos * seconds_per_step / batch
+    # A round looks at every photo seven times more and refines it: about three times what it costs in a step.
+    masks = 3 * (len(recipe.stages) - 1) * photos * seconds_per_step / batch
     steps = max(0, int((budget - masks) / seconds_per_step))
     if recipe.inference.refine != "none":  # the recipes for masks say how much is enough
         steps = min(steps, max(recipe.steps, EPOCHS * photos // batch))

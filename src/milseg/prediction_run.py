@@ -122,13 +122,14 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
     spec = loaded.spec
     if options.longest_side is not None:
         spec = replace(spec, longest_side=options.longest_side or None)
-    inference = overridden(loaded.inference, refine=options.refine, scales=options.scales)
+    inference = overridden(loaded.inference, walk=options.walk, refine=options.refine, scales=options.scales)
     segmenter = Segmenter(loaded.model, spec, inference=inference, adjust=adjust, network=loaded.network)
     given = _known_tags(options, segmenter.classes, photos).allowed
     header: dict[str, Any] = {
         "model": _digest(folder if is_exported(folder) else folder / "model.safetensors"),
         "tags": _tags_record(options),
         "adjust": adjust,
+        "walk": options.walk,
         "refine": options.refine,
         "scales": list(options.scales) if options.scales else None,
     }

@@ -156,18 +156,19 @@ POOLED = TrainConfig(
 # photo's size, with half as many iterations, for speed.
 REFINE = "crf(iterations=5,scale=2,bilateral_sigma_rgb=8)"
 VIEWS = (0.75, 1.0, 1.5)
+WALK = 2  # steps among places that look alike
 
 
 def fast_training(backbone: str) -> TrainRecipe:
-    """Weighted pooling, several views, CRF: minutes on two cores. `milseg train ... --recipe fast`.
+    """Weighted pooling, several views, walk, CRF: minutes on two cores. `milseg train ... --recipe fast`.
 
     docs/masks-worth-using.md has the figures of each step.
     """
     strides = backbone_row(backbone).strides
     return TrainRecipe(
         stages=(POOLED,),
-        own=InferenceConfig(scales=VIEWS, flip=True, refine=REFINE, refine_side=320),
-        inference=InferenceConfig(scales=VIEWS, flip=True, refine=REFINE),
+        own=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE, refine_side=320),
+        inference=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE),
         output_stride=16 if 16 in strides else strides[0],
         score_scale=RECIPES[backbone].score_scale if backbone in RECIPES else 0.3,
         note="tried with MobileNetV2 on validation masks of six classes of animals; other networks take it over",

@@ -34,7 +34,7 @@ from milseg.predict import masks_from_scores, upsample
 from milseg.prior import apply_prior
 from milseg.refine import find_refiner
 from milseg.tiles import Network
-from milseg.views import ScoreMap, look
+from milseg.views import ScoreMap, likeness, look, walk
 
 # Numbers of a score map that are worked on together, where it is large.
 BLOCK = 2**24
@@ -181,12 +181,32 @@ class Segmenter:
             self.network, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
         )
         found = found._replace(scores=found.scores.float().cpu())
-        scores = (found if allowed is not None else self.with_prior(found)).scores
+        found = found if allowed is not None else self.with_prior(found)
+        ruled_out = None if allowed is None else ~allowed[None, :, None, None]
+        if ruled_out is not None:
+            found = found._replace(scores=found.scores.masked_fill(ruled_out, -torch.inf))
+        found = self.walked(photo, found)
+        scores = found.scores
         if self._shift.any():
             scores = scores + self._shift[None, :, None, None]
-        if allowed is not None:
-            scores = scores.masked_fill(~allowed[None, :, None, None], -torch.inf)
+        if ruled_out is not None:
+            scores = scores.masked_fill(ruled_out, -torch.inf)
         return found._replace(scores=scores)
+
+    def walked(self, photo: UInt8, found: ScoreMap) -> ScoreMap:
+        """The map after as many steps among places that look alike as `inference` says."""
+        if not self.inference.walk:
+            return found
+        return walk(found, likeness(self._inside(), photo, found), steps=self.inference.walk)
+
+    def _inside(self) -> FCN:
+        """The network whose inner maps the walk follows."""
+        for network in (self.network, self.model):
+            if isinstance(network, FCN):
+                return network
+        raise UserError(
+            "an exported model has no inner maps for a walk among places that look alike; use walk 0"
+        )
 
     def with_prior(self, found: ScoreMap) -> ScoreMap:
         """The map weighed by the image-level prior, as strongly as `inference` says."""

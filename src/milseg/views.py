@@ -11,9 +11,14 @@ from typing import NamedTuple
 
 import torch
 
-from milseg.photos import UInt8, fit_size, resize_photo
+from milseg.models.fcn import FCN
+from milseg.photos import UInt8, fit_size, normalise, resize_photo
 from milseg.predict import bilinear_weights
+from milseg.refine import transitions, walked, walking_size
 from milseg.tiles import Network, photo_tile_scores
+
+# The view whose inner maps say what looks alike: so many times as large as the map's, but no longer than this, pixels.
+LARGER, LONGEST = 1.5, 480
 
 
 class ScoreMap(NamedTuple):
@@ -74,6 +79,46 @@ def look(
     assert total is not None, "a photo must be looked at once at least"
     smallest = torch.finfo(total.dtype).tiny
     return ScoreMap((total / len(views)).clamp_min(smallest).log(), stride, model.offset, seen)
+
+
+@torch.inference_mode()
+def likeness(network: FCN, photo: UInt8, found: ScoreMap) -> torch.Tensor:
+    """The transitions between the places of a photo's map (`milseg.refine.walk`), [N, N] on the CPU.
+
+    The network sees the photo `LARGER` times as large as for the map, as inner maps are coarse, but `LONGEST` pixels at
+    most.
+    """
+    longest = min(LONGEST, round(LARGER * max(found.input_size)))
+    shrink = longest / max(photo.shape[:2])
+    size = (max(1, round(photo.shape[0] * shrink)), max(1, round(photo.shape[1] * shrink)))
+    device = device_of(network)
+    image = normalise(resize_photo(photo, size))[None].to(device, memory_format=torch.channels_last)
+    height, width = found.scores.shape[-2:]
+    # The same places in the pixels of this view; where a map walks on a coarser grid, the middles of its cells.
+    rows, columns = (
+        _middles(places, cells, found, side, seen)
+        for places, cells, side, seen in zip(
+            (height, width), walking_size(height, width), size, found.input_size, strict=True
+        )
+    )
+    maps = []
+    for values, stride, offset in network.features(image):
+        values = values[0].float()
+        down = bilinear_weights((rows.to(device) - offset) / stride, values.shape[-2])
+        across = bilinear_weights((columns.to(device) - offset) / stride, values.shape[-1])
+        maps.append(down @ (values @ across.T))
+    return transitions(maps).cpu()
+
+
+def _middles(places: int, cells: int, found: ScoreMap, side: int, seen: int) -> torch.Tensor:
+    """Where the cells of one axis lie in a view of `side` pixels, when the map lies in one of `seen`."""
+    place = (torch.arange(cells) + 0.5) * (places / cells) - 0.5
+    return (place * found.stride + found.offset + 0.5) * (side / seen) - 0.5
+
+
+def walk(found: ScoreMap, step: torch.Tensor, *, steps: int) -> ScoreMap:
+    """The map after a walk; its log probabilities."""
+    return found._replace(scores=torch.stack([walked(one, step, steps=steps) for one in found.scores]))
 
 
 def _scores(model: Network, photo: UInt8, size: tuple[int, int], device: torch.device) -> torch.Tensor:

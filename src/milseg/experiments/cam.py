@@ -56,7 +56,7 @@ def cam_scores(
     scored = {threshold: evaluation.compute().to_json() for threshold, evaluation in evaluations.items()}
     best = max(scored, key=lambda threshold: scored[threshold]["mean_iu"] or 0.0)
     return {
-        "mean_iu": {"plain": scored[best]["mean_iu"], "views": None, "refined": None, "prior": None},
+        "mean_iu": {"plain": scored[best]["mean_iu"]},
         "per_class_iu": scored[best]["per_class_iu"],
         "threshold": best,
         "photos": len(val),

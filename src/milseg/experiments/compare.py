@@ -32,7 +32,7 @@ from milseg.segmenter import Segmenter
 from milseg.tag_scores import score_tags
 from milseg.train import fit
 
-STEPS = ("plain", "views", "refined", "prior")  # each with what came before
+STEPS = ("plain", "views", "walked", "refined", "prior")  # each with what came before
 
 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
@@ -137,7 +137,8 @@ def _run(
     }
     if rule == CAM:
         assert task.val is not None
-        row |= cam_scores(model, task.val, longest_side=task.spec.longest_side, progress=progress)
+        found = cam_scores(model, task.val, longest_side=task.spec.longest_side, progress=progress)
+        row |= {**found, "mean_iu": dict.fromkeys(STEPS) | found["mean_iu"]}
         row["supervision"] += "; threshold tuned on the masks that score it"
         return {"rows": [row]}
     rows = [{**row, **_scores(task, model, progress)}]
@@ -157,14 +158,14 @@ def _run(
             resume=options.resume,
             progress=progress,
         )
-        found = score_tags(model, task.held, longest_side=task.spec.longest_side).mean_average_precision
+        tags = score_tags(model, task.held, longest_side=task.spec.longest_side).mean_average_precision
         seconds += time.monotonic() - began
         rows.append(
             {
                 **row,
                 "round": number,
                 "seconds": round(seconds, 1),
-                "tag_average_precision": None if math.isnan(found) else found,
+                "tag_average_precision": None if math.isnan(tags) else tags,
                 **_scores(task, model, progress),
             }
         )
@@ -212,7 +213,7 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
     """Mean IU of each of `STEPS`, and the last one's by class; void excluded, one confusion matrix over the set."""
     if task.val is None:
         return {"mean_iu": dict.fromkeys(STEPS)}
-    views = replace(task.refine, refine="none")
+    views = replace(task.refine, walk=0, refine="none")
     spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
     weight = 1.0 if spec.prior is not None else 0.0
     network = folded(model)
@@ -225,11 +226,13 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
         photo = load_photo(bag)
         truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
         found = seen.scores(photo)
+        walked = refined.walked(photo, found)
         masks = {
             "plain": plain.segment(photo).mask,
             "views": seen.mask_of(photo, found),
-            "refined": refined.mask_of(photo, found),
-            "prior": weighed.mask_of(photo, weighed.with_prior(found)),
+            "walked": seen.mask_of(photo, walked),
+            "refined": refined.mask_of(photo, walked),
+            "prior": weighed.mask_of(photo, weighed.walked(photo, weighed.with_prior(found))),
         }
         for name, mask in masks.items():
             evaluations[name].update(mask, truth)

@@ -11,7 +11,13 @@ from milseg.figures import score_bars
 from milseg.files import write_json, write_text
 from milseg.options import CompareOptions
 
-COLUMNS = {"plain": "as trained", "views": "+ views", "refined": "+ refined", "prior": "+ prior"}
+COLUMNS = {
+    "plain": "as trained",
+    "views": "+ views",
+    "walked": "+ walk",
+    "refined": "+ refined",
+    "prior": "+ prior",
+}
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> None:
@@ -78,7 +84,11 @@ def markdown(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> str:
         seconds = sum(row["seconds"] for row in group) / len(group)
         cells = " | ".join(_range(group, column) for column in COLUMNS)
         lines.append(f"| {name} | {cells} | {precision} | {seconds:.0f} | {group[0]['supervision']} |")
-    lines += ["", "| Run | learning rate | " + " | ".join(COLUMNS.values()) + " |", "|---|" + "---:|" * 5]
+    lines += [
+        "",
+        "| Run | learning rate | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|" + "---:|" * (len(COLUMNS) + 1),
+    ]
     for name, group in grouped(rows).items():
         for row in group:
             values = [row["mean_iu"][column] for column in COLUMNS]

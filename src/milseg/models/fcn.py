@@ -99,6 +99,14 @@ class Geometry(NamedTuple):
     field: int
 
 
+class FeatureMap(NamedTuple):
+    """Features [B, F, h, w] of an inner layer; place i is centred on pixel offset + i * stride."""
+
+    values: torch.Tensor
+    stride: int
+    offset: float
+
+
 def geometry(layers: Iterable[Layer], *, image_padding: int = 0) -> Geometry:
     """Walk the layers: each moves the centre of place 0 by half its kernel less its padding.
 
@@ -153,6 +161,7 @@ class FCN(nn.Module):
             in the first convolution).
         classify_by: how the classifier pools; see `Classify`.
         frozen_batch_norm: keep batch norm in evaluation mode while training.
+        taps: names of the body's layers whose maps `features` gives; None takes its last.
 
     Attributes:
         stride: pixels from one place to the next.
@@ -177,8 +186,10 @@ class FCN(nn.Module):
         image_padding: int = 0,
         classify_by: Classify = "features",
         frozen_batch_norm: bool = True,
+        taps: Iterable[str] | None = None,
     ) -> None:
         super().__init__()
+        self.taps = tuple(taps) if taps is not None else tuple(dict(body.named_children()))[-1:]
         self.body, self.head, self.score_layer = body, head, score_layer
         self.image_padding = image_padding
         self.classify_by: Classify = classify_by
@@ -250,6 +261,26 @@ class FCN(nn.Module):
         else:
             logits = self.score_layer(self.head(features.mean((2, 3), keepdim=True)))
         return logits.flatten(1)
+
+    def features(self, images: torch.Tensor) -> list[FeatureMap]:
+        """The maps of the layers `taps`, from the finest on, and where their places lie.
+
+        Args:
+            images: as in `forward`.
+        """
+        x = _at_least(images, self.minimum)
+        if self.image_padding:
+            x = F.pad(x, (self.image_padding,) * 4)
+        found, passed = [], list[Layer]()
+        for name, layer in self.body.named_children():
+            x = layer(x)
+            passed += spatial_layers(layer)
+            if name in self.taps:
+                place = geometry(passed, image_padding=self.image_padding)
+                # A copy: the layer that follows may work in place.
+                found.append(FeatureMap(x.clone(), place.stride, place.offset))
+        assert len(found) == len(self.taps), (self.taps, "are layers of the body")
+        return found
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """The (h, w) of the score map of a photo of so many pixels."""

@@ -100,6 +100,7 @@ class InferenceConfig:
         flip: also see it mirrored.
         prior: how strongly the photo's predicted tags weigh its map; 0 does not, 1 multiplies each class by its
             probability.
+        walk: steps of a random walk among places that look alike to the network, before the refiner; 0 for none.
         refine: none, or a refiner with its options, such as crf or crf(iterations=5).
         refine_side: the refiner sees larger photos made this small, pixels.
     """
@@ -107,6 +108,7 @@ class InferenceConfig:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     prior: float = 0.0
+    walk: int = 0
     refine: str = "none"
     refine_side: int = 512
 
@@ -115,6 +117,8 @@ class InferenceConfig:
             raise UserError(f"scales are {self.scales}; expected one or more numbers from 0.1 to 8")
         if not 0 <= self.prior <= 10:
             raise UserError(f"prior is {self.prior}; expected 0 (none) to 10")
+        if not 0 <= self.walk <= 100:
+            raise UserError(f"walk is {self.walk}; expected 0 (none) to 100 steps")
         if self.refine_side < 16:
             raise UserError(f"refine_side is {self.refine_side}; expected 16 or more pixels")
 

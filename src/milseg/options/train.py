@@ -48,6 +48,7 @@ class TrainOptions(SourceOptions):
         rule: how to learn from tags: max (the paper), another rule's name, or package.module:function; options in
             parentheses.
         rounds: how often the network learns from its own masks after the rule; none takes the recipe's.
+        walk: steps of the walk among places that look alike, in place of the recipe's; 0 for none.
         refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's.
         frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
         max_steps: updates of the weights in all; none takes the recipe's.
@@ -82,6 +83,7 @@ class TrainOptions(SourceOptions):
     recipe: str | None = None
     rule: str | None = None
     rounds: int | None = None
+    walk: int | None = None
     refine: str | None = None
     frozen_stride: int | None = None
     max_steps: int | None = None

@@ -14,6 +14,7 @@ from milseg.photos import UInt8
 from milseg.refine.crf import dense_crf
 from milseg.refine.pamr import pamr, pamr_photo
 from milseg.refine.superpixels import segment_means, superpixel_means, superpixels
+from milseg.refine.walk import transitions, walked, walking_size
 
 __all__ = [
     "REFINERS",
@@ -26,6 +27,9 @@ __all__ = [
     "segment_means",
     "superpixel_means",
     "superpixels",
+    "transitions",
+    "walked",
+    "walking_size",
 ]
 
 # (photo uint8 [H, W, 3], probabilities float32 [C, H, W]) to better probabilities [C, H, W].
