@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from milseg.checkpoint import ModelSpec, save_model
+from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.cli import main
 from milseg.errors import UserError
 from milseg.exported import load_exported
@@ -182,3 +183,17 @@ def test_scores_of_another_shape_are_no_traceback(home: Path, tmp_path: Path) ->
     assert spec.classes == ("background", "cat")
     with pytest.raises(UserError, match="2 classes"):
         network(torch.zeros(1, 3, 20, 20))
+
+
+def test_the_walk_stays_behind_and_is_refused_afterwards(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, spec = load_model(home / "model")
+    save_model(tmp_path / "model", model, replace(spec, inference=replace(spec.inference, walk=2)))
+    file = tmp_path / "walking.onnx"
+    assert main(["export", "--model", str(tmp_path / "model"), "--to", "onnx", "--out", str(file)]) == 0
+    assert "Left out: the walk among places that look alike" in capsys.readouterr().out
+    network, written = load_exported(file)
+    assert written.inference == spec.inference
+    with pytest.raises(UserError, match="walk 2: an exported model has no inner maps"):
+        Segmenter(network, written, inference=replace(written.inference, walk=2))

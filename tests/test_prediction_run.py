@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -605,3 +606,16 @@ def test_refiner_and_scales_in_place_of_the_models_own(photos: Path, model: Path
     assert not (model.parent / "other").exists()
     with pytest.raises(UserError):
         predict(model, photos / "a.jpg", out="refined", resume=True)  # other settings than before
+
+
+def test_a_walk_in_place_of_the_models_own(photos: Path, model: Path) -> None:
+    predict(model, photos / "a.jpg", out="walked", walk=2)
+    loaded = load(model)
+    changed = Segmenter(loaded.model, loaded.spec, inference=replace(loaded.inference, walk=2))
+    found = open_mask(model.parent / "walked" / "masks" / "a.png")
+    assert np.array_equal(found, changed.segment(photos / "a.jpg").mask)
+    assert not np.array_equal(found, loaded.segment(photos / "a.jpg").mask)
+    with pytest.raises(UserError, match="walk is -1; expected 0"):
+        predict(model, photos / "a.jpg", out="other", walk=-1)
+    with pytest.raises(UserError):
+        predict(model, photos / "a.jpg", out="walked", resume=True)  # other settings than before

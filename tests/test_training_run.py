@@ -387,6 +387,7 @@ def test_resuming_a_run_that_is_done_changes_no_weights(source: Path) -> None:
         ({"output_stride": 2}, "output_stride was 4, is 2"),
         ({"rounds": 1}, "rounds was 0, is 1"),
         ({"refine": "crf"}, "refine of inference was 'none', is 'crf'"),
+        ({"walk": 2}, "walk of inference was 0, is 2"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(source: Path, change: dict[str, Any], told: str) -> None:
@@ -612,6 +613,7 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     spec = load(whole).spec
     assert spec.inference.flip
     assert spec.inference.refine.startswith("crf(")
+    assert spec.inference.walk == plan["own"]["walk"] == 2
 
     look, seen = training_run._Looker.look, []
 

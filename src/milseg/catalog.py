@@ -50,7 +50,7 @@ REFINERS: dict[str, str] = {
 }
 RECIPES: dict[str, str] = {
     "paper": "the paper's rule alone, its maps interpolated; minutes",
-    "fast": "weighted pooling, mirrored views, CRF; minutes",
+    "fast": "weighted pooling, several views, a walk among alike places, CRF; minutes",
     "best": "fast with more steps and two rounds on its own masks; about an hour on two cores; the default",
 }
 SOURCES: dict[str, str] = {

@@ -22,7 +22,7 @@ from milseg.distributed import agreed, share
 from milseg.masks import write_mask
 from milseg.photos import UInt8, fit_size
 from milseg.pipeline import ahead, one_thread, processors
-from milseg.predict import bilinear_weights
+from milseg.predict import read_at
 from milseg.segmenter import Segmenter
 
 
@@ -46,10 +46,9 @@ def own_mask(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure:
     after = segmenter.refined(photo, before)
     if seen != size:
         rows, columns = (
-            bilinear_weights((torch.arange(side) + 0.5) * (small / side) - 0.5, small)
-            for side, small in zip(size, seen, strict=True)
+            (torch.arange(side) + 0.5) * (small / side) - 0.5 for side, small in zip(size, seen, strict=True)
         )
-        before, after = (rows @ (p @ columns.T) for p in (before, after))
+        before, after = (read_at(p, rows, columns) for p in (before, after))
     top = after.argmax(dim=0)
     confidence = before.gather(0, top[None])[0]
     return np.asarray(top.to(torch.uint8).masked_fill_(confidence < sure, VOID).numpy())

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from milseg.checkpoint import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.photos import MEAN, STD
-from milseg.predict import bilinear_weights
+from milseg.predict import bilinear_weights, read_at
 
 # Stands for a prior's infinite intercept: its sigmoid is 1 just as well.
 CERTAIN = 1e4
@@ -102,9 +102,7 @@ class PhotoGraph(nn.Module):
             )
             for i in (0, 1)
         )
-        fine = bilinear_weights(rows, scores.shape[2]) @ (
-            scores @ bilinear_weights(columns, scores.shape[3]).T
-        )
+        fine = read_at(scores, rows, columns)
         kind = torch.uint8 if scores.shape[1] <= 256 else torch.int16
         found = (fine.argmax(dim=1).to(kind), scores, p.amax(dim=2), p.amax(dim=1).mean(dim=1))
         return (*found, *inner) if self.inner else found

@@ -54,6 +54,13 @@ def bilinear_weights(positions: torch.Tensor, places: int) -> torch.Tensor:
     return (1 - (positions.clamp(0, places - 1)[:, None] - place[None]).abs()).clamp_min(0)
 
 
+def read_at(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Maps [..., h, w] read bilinearly at rows [n] and columns [m], counted in places; [..., n, m]."""
+    down = bilinear_weights(rows, values.shape[-2]).to(values.dtype)
+    across = bilinear_weights(columns, values.shape[-1]).to(values.dtype)
+    return down @ (values @ across.T)
+
+
 def upsample(
     scores: torch.Tensor,
     size: tuple[int, int],

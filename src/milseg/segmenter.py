@@ -123,6 +123,13 @@ class Segmenter:
                 f"prior {self.inference.prior:g}: this model was saved without a calibrated prior; train it with a "
                 "part of the photos held out, or use prior 0"
             )
+        # The network whose inner maps the walk follows.
+        self._inside = next((n for n in (self.network, self.model) if isinstance(n, FCN)), None)
+        if self.inference.walk and self._inside is None:
+            raise UserError(
+                f"walk {self.inference.walk}: an exported model has no inner maps to tell which places look alike; use "
+                "walk 0"
+            )
         self._refine = None if self.inference.refine == "none" else find_refiner(self.inference.refine)
         self._shift = torch.zeros(len(spec.classes))
         for name, amount in (adjust or {}).items():
@@ -181,32 +188,22 @@ class Segmenter:
             self.network, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
         )
         found = found._replace(scores=found.scores.float().cpu())
-        found = found if allowed is not None else self.with_prior(found)
-        ruled_out = None if allowed is None else ~allowed[None, :, None, None]
-        if ruled_out is not None:
+        if allowed is None:
+            found = self.with_prior(found)
+        else:
+            ruled_out = ~allowed[None, :, None, None]
             found = found._replace(scores=found.scores.masked_fill(ruled_out, -torch.inf))
         found = self.walked(photo, found)
-        scores = found.scores
         if self._shift.any():
-            scores = scores + self._shift[None, :, None, None]
-        if ruled_out is not None:
-            scores = scores.masked_fill(ruled_out, -torch.inf)
-        return found._replace(scores=scores)
+            found = found._replace(scores=found.scores + self._shift[None, :, None, None])
+        return found
 
     def walked(self, photo: UInt8, found: ScoreMap) -> ScoreMap:
         """The map after as many steps among places that look alike as `inference` says."""
         if not self.inference.walk:
             return found
-        return walk(found, likeness(self._inside(), photo, found), steps=self.inference.walk)
-
-    def _inside(self) -> FCN:
-        """The network whose inner maps the walk follows."""
-        for network in (self.network, self.model):
-            if isinstance(network, FCN):
-                return network
-        raise UserError(
-            "an exported model has no inner maps for a walk among places that look alike; use walk 0"
-        )
+        assert self._inside is not None
+        return walk(found, likeness(self._inside, photo, found), steps=self.inference.walk)
 
     def with_prior(self, found: ScoreMap) -> ScoreMap:
         """The map weighed by the image-level prior, as strongly as `inference` says."""

@@ -13,7 +13,7 @@ import torch
 
 from milseg.models.fcn import FCN
 from milseg.photos import UInt8, fit_size, normalise, resize_photo
-from milseg.predict import bilinear_weights
+from milseg.predict import read_at
 from milseg.refine import transitions, walked, walking_size
 from milseg.tiles import Network, photo_tile_scores
 
@@ -72,9 +72,8 @@ def look(
         columns = (grid[1] + 0.5) * (size[1] / seen[1]) - 0.5
         if mirrored:
             columns = size[1] - 1 - columns
-        down = bilinear_weights((rows - model.offset) / model.stride, scores.shape[-2]).to(scores.dtype)
-        across = bilinear_weights((columns - model.offset) / model.stride, scores.shape[-1]).to(scores.dtype)
-        p = (down @ (scores @ across.T)).softmax(dim=1)
+        places = ((axis - model.offset) / model.stride for axis in (rows, columns))
+        p = read_at(scores, *places).softmax(dim=1)
         total = p if total is None else total + p
     assert total is not None, "a photo must be looked at once at least"
     smallest = torch.finfo(total.dtype).tiny
@@ -103,10 +102,8 @@ def likeness(network: FCN, photo: UInt8, found: ScoreMap) -> torch.Tensor:
     )
     maps = []
     for values, stride, offset in network.features(image):
-        values = values[0].float()
-        down = bilinear_weights((rows.to(device) - offset) / stride, values.shape[-2])
-        across = bilinear_weights((columns.to(device) - offset) / stride, values.shape[-1])
-        maps.append(down @ (values @ across.T))
+        places = ((axis.to(device) - offset) / stride for axis in (rows, columns))
+        maps.append(read_at(values[0].float(), *places))
     return transitions(maps).cpu()
 
 
@@ -117,8 +114,9 @@ def _middles(places: int, cells: int, found: ScoreMap, side: int, seen: int) -> 
 
 
 def walk(found: ScoreMap, step: torch.Tensor, *, steps: int) -> ScoreMap:
-    """The map after a walk; its log probabilities."""
-    return found._replace(scores=torch.stack([walked(one, step, steps=steps) for one in found.scores]))
+    """The map, or several of the same places, after a walk: log probabilities. What was ruled out (-inf) stays so."""
+    after = torch.stack([walked(one, step, steps=steps) for one in found.scores])
+    return found._replace(scores=after.masked_fill_(found.scores == -torch.inf, -torch.inf))
 
 
 def _scores(model: Network, photo: UInt8, size: tuple[int, int], device: torch.device) -> torch.Tensor:

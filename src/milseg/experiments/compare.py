@@ -226,13 +226,18 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
         photo = load_photo(bag)
         truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
         found = seen.scores(photo)
-        walked = refined.walked(photo, found)
+        # Both at once: what looks alike is the same for both.
+        both = torch.cat([found.scores, weighed.with_prior(found).scores])
+        walked, with_prior = (
+            found._replace(scores=one[None])
+            for one in refined.walked(photo, found._replace(scores=both)).scores
+        )
         masks = {
             "plain": plain.segment(photo).mask,
             "views": seen.mask_of(photo, found),
             "walked": seen.mask_of(photo, walked),
             "refined": refined.mask_of(photo, walked),
-            "prior": weighed.mask_of(photo, weighed.walked(photo, weighed.with_prior(found))),
+            "prior": weighed.mask_of(photo, with_prior),
         }
         for name, mask in masks.items():
             evaluations[name].update(mask, truth)
