@@ -46,7 +46,13 @@ def fuzz_for(target: str, seconds: int, runs: int | None) -> tuple[int, str]:
         r"^#(\d+)", told, re.MULTILINE
     )
     # Leaving by the limit of time is status 0; whatever else is an escape, a hang, or too much memory.
-    return int(counts[-1]) if counts else 0, "" if done.returncode == 0 else told[-3000:]
+    return int(counts[-1]) if counts else 0, "" if done.returncode == 0 else escape(told, done.returncode)
+
+
+def escape(told: str, status: int) -> str:
+    """What escaped, without libFuzzer's lines on its coverage."""
+    lines = [line for line in told.splitlines() if not re.match(r"#\d+\t", line)]
+    return "\n".join([f"exit status {status}", *lines[-60:]])
 
 
 def main() -> int:

@@ -161,6 +161,13 @@ def test_rows_that_do_not_fit(tmp_path: Path, text: str, photos: tuple[str, ...]
         read(tmp_path, "t.csv", text, photos=photos)
 
 
+def test_a_list_without_a_photo(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"t\.json: holds no photo with its tags; expected a row for each photo"
+    ):
+        read(tmp_path, "t.json", "[]")
+
+
 def test_of_two_rows_the_one_with_the_photos_extension(tmp_path: Path) -> None:
     found = read(tmp_path, "t.csv", "image,tags\na.png,dog\nsome/a.jpg,fox\na.jpg,cat\n")
     assert found.allowed == {"a": ("cat",)}

@@ -126,6 +126,8 @@ def _rows_of(path: Path, rows: Sequence[Labelled], photos: Sequence[str]) -> dic
                     f"{path}: row {key!r} may be photo {other!r} or {name!r}; write its path below the input folder"
                 )
             found[name] = _only(table[key], files[name])
+    if not table:
+        raise UserError(f"{path}: holds no photo with its tags; expected a row for each photo")
     if not found:
         raise UserError(
             f"{path}: no row for any of the photos; its rows are like {next(iter(table))!r}, the photos like "
