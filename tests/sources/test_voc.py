@@ -14,17 +14,8 @@ import milseg.photos
 import milseg.sources.voc
 from milseg.bags import ABSENT, PRESENT, UNKNOWN, VOID, load_mask
 from milseg.errors import UserError
-from milseg.sources.voc import (
-    PAIRS,
-    SETS,
-    VOC_CLASSES,
-    default_pair,
-    mask_classes,
-    read_annotation,
-    read_voc,
-    require_disjoint,
-    year_folders,
-)
+from milseg.sources.voc import VOC_CLASSES, mask_classes, read_annotation, read_voc
+from milseg.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint, year_folders
 
 from .conftest import Tree
 

@@ -16,7 +16,8 @@ from milseg.models.transfer import build_model
 from milseg.options import VocOptions, overridden
 from milseg.recipes import recipe_for
 from milseg.rules import find_rule
-from milseg.sources.voc import PAIRS, default_pair, read_voc, require_disjoint
+from milseg.sources.voc import read_voc
+from milseg.sources.voc_sets import PAIRS, default_pair, require_disjoint
 
 RUN_ONLY = ("out", "device", "resume", "overwrite")
 

@@ -1,7 +1,8 @@
 """Where bags come from: PASCAL VOC with SBD, tag files, and digit scenes made here."""
 
 from milseg.sources.tag_file import TagRow, read_tag_file
-from milseg.sources.voc import PAIRS, SETS, VOC_CLASSES, default_pair, read_voc, require_disjoint
+from milseg.sources.voc import VOC_CLASSES, read_voc
+from milseg.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint
 
 __all__ = [
     "PAIRS",

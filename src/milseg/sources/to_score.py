@@ -12,7 +12,8 @@ from milseg.errors import UserError
 from milseg.options.source import PLAIN_READING, ShardReading
 from milseg.sources.open import open_source
 from milseg.sources.truth import TruthClasses, attach_masks
-from milseg.sources.voc import VOC_CLASSES, read_voc, year_folders
+from milseg.sources.voc import VOC_CLASSES, read_voc
+from milseg.sources.voc_sets import year_folders
 from milseg.sources.voc_tree import home_folder
 
 

@@ -13,8 +13,7 @@ taken from the masks.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,9 @@ from defusedxml import ElementTree
 from milseg.bags import BACKGROUND, VOID, Bag, BagSet, make_tags, mask_values_for
 from milseg.errors import UserError, unknown_name
 from milseg.photos import open_mask
-from milseg.sources.sbd import find_sbd, require_sbd, sbd_ids
-from milseg.sources.tag_file import read_ids, tags_for
+from milseg.sources.sbd import require_sbd
+from milseg.sources.tag_file import tags_for
+from milseg.sources.voc_sets import SetRule, set_ids, set_rule, year_folder
 
 # In the order of VOC's mask values, 0 to 20.
 VOC_CLASSES = (
@@ -37,115 +37,6 @@ VOC_CLASSES = (
 FILE, XML, MASKS, NONE = "tag file", "XML annotations", "masks", "none"
 FOLDERS = {XML: "Annotations", MASKS: "SegmentationClass"}
 SINGULAR = {XML: "XML annotation", MASKS: "mask"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetRule:
-    """How a set is made of the lists on disk: the union of `voc` and `sbd`, less `less_voc` and `less_sbd`.
-
-    Attributes:
-        year: the VOC year it is defined for; None takes any.
-        training: made to train on; see `read_voc` for what follows.
-        splits: what the split column of a tag file may call it, beside its own name.
-        photos: how many photos it has by definition, where that is known.
-    """
-
-    voc: tuple[str, ...]
-    sbd: tuple[str, ...] = ()
-    less_voc: tuple[str, ...] = ()
-    less_sbd: tuple[str, ...] = ()
-    year: int | None = None
-    training: bool = False
-    splits: tuple[str, ...]
-    photos: int | None = None
-
-    @property
-    def needs_sbd(self) -> bool:
-        return bool(self.sbd or self.less_sbd)
-
-
-_TRAIN, _VAL = ("train", "training"), ("val", "valid", "validation")
-SETS: dict[str, SetRule] = {
-    "train": SetRule(voc=("train",), training=True, splits=_TRAIN),
-    "val": SetRule(voc=("val",), splits=_VAL),
-    "trainval": SetRule(voc=("trainval",), training=True, splits=(*_TRAIN, *_VAL)),
-    "test": SetRule(voc=("test",), splits=("test",)),
-    # The paper, "Experiments": VOC 2011 with SBD's additional annotations; scored on what its authors call
-    # seg11valid.
-    "paper-train": SetRule(voc=("train",), sbd=("train",), year=2011, training=True, splits=_TRAIN),
-    "val-736": SetRule(voc=("val",), less_sbd=("train",), year=2011, splits=_VAL, photos=736),
-    # What most later work trains on.
-    "train-aug": SetRule(
-        voc=("train",),
-        sbd=("train", "val"),
-        less_voc=("val",),
-        year=2012,
-        training=True,
-        splits=_TRAIN,
-        photos=10582,
-    ),
-}
-# Sets that share no photo, best first: a train set and the set to score it on.
-PAIRS = (("paper-train", "val-736"), ("train-aug", "val"), ("train", "val"))
-
-
-def year_folders(root: Path) -> dict[str, Path]:
-    """The VOC years at `root` by folder name ("VOC2012"), oldest first.
-
-    `root` may be a year's own folder, VOCdevkit, or the folder that holds either.
-
-    Raises:
-        UserError: no such folder, or none of these in it.
-    """
-    expected = (
-        "expected a folder that holds VOCdevkit, VOC2011 or VOC2012, or a year's own folder with "
-        "ImageSets in it"
-    )
-    if not root.is_dir():
-        raise UserError(f"{root}: {'a file' if root.exists() else 'no such folder'}; {expected}")
-    if (root / "ImageSets").is_dir():
-        return {root.absolute().name: root}
-    found: dict[str, Path] = {}
-    for base in (root, root / "VOCdevkit", root / "TrainVal" / "VOCdevkit"):
-        for folder in base.glob("VOC20[0-9][0-9]"):
-            if folder.is_dir():
-                found.setdefault(folder.name, folder)
-    if not found:
-        raise UserError(f"{root}: no PASCAL VOC in it; {expected}")
-    return dict(sorted(found.items()))
-
-
-def default_pair(root: Path, *, year: int | None = None, sbd: Path | None = None) -> tuple[str, str]:
-    """The names of the train set and the set to score it on that fit together, given what is on disk.
-
-    The paper's own where VOC 2011 and SBD are there; train-aug and val with VOC 2012 and SBD; else train and
-    val.
-    """
-    years = year_folders(root)
-    has_sbd = find_sbd(root, sbd) is not None
-    for train, val in PAIRS:
-        rules = (SETS[train], SETS[val])
-        wanted = {rule.year for rule in rules if rule.year is not None}
-        fits = all(f"VOC{y}" in years and year in (None, y) for y in wanted)
-        if fits and (has_sbd or not any(rule.needs_sbd for rule in rules)):
-            return train, val
-    return PAIRS[-1]
-
-
-def require_disjoint(train: BagSet, val: BagSet) -> None:
-    """Stop where two sets share a photo, by name.
-
-    Raises:
-        UserError: naming one such photo and their number.
-    """
-    shared = sorted({bag.name for bag in train.bags} & {bag.name for bag in val.bags})
-    if shared:
-        pairs = "; ".join(f"{a} with {b}" for a, b in PAIRS)
-        raise UserError(
-            f"{train.name} and {val.name} share {len(shared)} photos, such as {shared[0]}: what was "
-            f"trained on "
-            f"would be scored. Sets that go together: {pairs}"
-        )
 
 
 def read_voc(
@@ -191,11 +82,11 @@ def read_voc(
         UserError: a set, class or tag of an unknown name; a folder, list, photo, annotation or SBD that is
             missing.
     """
-    rule = _rule(split, year)
-    home = _year_folder(root, split, year or rule.year)
+    rule = set_rule(split, year)
+    home = year_folder(root, split, year or rule.year)
     names = _class_names(classes)
     extra = require_sbd(root, sbd, split) if rule.needs_sbd else None
-    ids = _ids(rule, home, extra)
+    ids = set_ids(rule, home, extra)
     photos = _photos(ids, home, extra if rule.sbd else None)
     masks = _masks(ids, home, extra if rule.sbd else None)
     notes = _set_notes(rule, ids, masks, extra)
@@ -277,29 +168,6 @@ def mask_classes(path: Path) -> tuple[str, ...]:
     return tuple(VOC_CLASSES[value] for value in values if value not in (BACKGROUND, VOID))
 
 
-def _rule(split: str, year: int | None) -> SetRule:
-    if split not in SETS:
-        raise unknown_name("set", split, SETS)
-    rule = SETS[split]
-    if rule.year is not None and year not in (None, rule.year):
-        raise UserError(
-            f"the set {split!r} is defined for VOC {rule.year}, not for {year}; leave the year out"
-        )
-    return rule
-
-
-def _year_folder(root: Path, split: str, year: int | None) -> Path:
-    years = year_folders(root)
-    if year is None:
-        return list(years.values())[-1]
-    if f"VOC{year}" not in years:
-        raise UserError(
-            f"{root}: holds {', '.join(years)}; the set {split!r} of VOC {year} needs the folder "
-            f"VOC{year} in it"
-        )
-    return years[f"VOC{year}"]
-
-
 def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
     """Background first, then the classes in the order given."""
     if classes is None:
@@ -313,26 +181,6 @@ def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
         found = f"{twice[0]!r} is given twice" if twice else "no class is given"
         raise UserError(f"classes: {found}; expected one or more of {', '.join(VOC_CLASSES[1:])}, each once")
     return ("background", *names)
-
-
-def _ids(rule: SetRule, home: Path, sbd: Path | None) -> tuple[str, ...]:
-    def lists(voc: Iterable[str], more: Iterable[str]) -> dict[str, None]:
-        found = dict.fromkeys(i for name in voc for i in _voc_ids(home, name))
-        if sbd is not None:
-            found |= dict.fromkeys(i for name in more for i in sbd_ids(sbd, name))
-        return found
-
-    less = lists(rule.less_voc, rule.less_sbd)
-    return tuple(i for i in lists(rule.voc, rule.sbd) if i not in less)
-
-
-def _voc_ids(home: Path, name: str) -> tuple[str, ...]:
-    folder = home / "ImageSets" / "Segmentation"
-    path = folder / f"{name}.txt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.name for p in folder.glob("*.txt"))) or "no list"
-        raise UserError(f"{path}: no such list of photo ids, one a line; the folder holds {there}")
-    return read_ids(path)
 
 
 def _files(folder: Path, *suffixes: str) -> dict[str, Path]:

@@ -20,7 +20,8 @@ from milseg.errors import UserError
 from milseg.sources.labelled import Labelled, Labels
 from milseg.sources.photo_files import PhotoFiles, walk, without_suffix
 from milseg.sources.tag_file import read_ids, read_text
-from milseg.sources.voc import VOC_CLASSES, year_folders
+from milseg.sources.voc import VOC_CLASSES
+from milseg.sources.voc_sets import year_folders
 
 PARTS = ("JPEGImages", "Annotations", "ImageSets")
 LISTS = ("Segmentation", "Main")
