@@ -37,7 +37,7 @@ ENOUGH = 0.9
 # group -> (files below src/milseg, tests)
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rules": (("rules/*.py",), ("rules",)),
-    "evaluation": (("scores.py", "evaluate.py"), ("test_evaluate.py",)),
+    "evaluation": (("scores.py", "evaluate.py"), ("test_evaluate.py", "test_scoring_sets.py")),
     "prior": (("prior.py",), ("test_prior.py",)),
     "checkpoints": (("checkpoint.py", "files.py"), ("test_checkpoint.py", "test_files.py")),
     "annotation writers": (("annotations/*.py",), ("annotations",)),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import milseg.checkpoint
@@ -450,3 +451,21 @@ def test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stay
     assert "model.safetensors: cannot be written" in child.stdout
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(os.listdir(folder)) == FILES
+
+
+def test_a_state_brings_back_the_scale_of_half_precision(tmp_path: Path) -> None:
+    model = net()
+    optimiser = optimiser_of(model)
+    path = tmp_path / "checkpoint.safetensors"
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    save_state(path, model, optimiser, 1, config={}, scaler=scaler)
+    again = torch.amp.GradScaler("cpu", init_scale=2.0)
+    assert load_state(path, model, optimiser, config={}, scaler=again) == 1
+    assert again.get_scale() == 8.0
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    assert load_state(path, model, optimiser, config={}, scaler=off) == 1
+
+
+def test_the_weights_say_which_version_wrote_them(folder: Path) -> None:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"milseg": __version__}

@@ -62,6 +62,7 @@ def test_two_by_three_by_hand() -> None:
     assert scores.pixel_accuracy == 40.0
     assert scores.mean_accuracy == pytest.approx((50 + 50 + 0) / 3)
     assert scores.frequency_weighted_iu == pytest.approx((2 * 50 + 2 * 25 + 1 * 0) / 5)
+    assert scores.predicted_share == {"background": 20.0, "cat": 60.0, "dog": 0.0}
     assert scores.photos == 1
 
 
@@ -205,7 +206,13 @@ def test_json_and_table() -> None:
     assert (data["mean_iu"], data["photos"], data["notes"]) == (25.051, 3, ["One note."])
     lines = scores.table().splitlines()
     assert lines[:4] == ["| | % |", "|---|---:|", "| background | 50.00 |", "| cat | - |"]
-    assert "| **mean IU** | 25.05 |" in lines
+    assert lines[4:9] == [
+        "| **mean IU** | 25.05 |",
+        "| pixel accuracy | 70.00 |",
+        "| mean accuracy | 60.00 |",
+        "| frequency-weighted IU | - |",
+        "",
+    ]
     assert lines[-2:] == ["3 photos.", "One note."]
 
 

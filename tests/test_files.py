@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from milseg.files import (
     holds_files,
     no_empty_folder,
     refuse_existing,
+    remove_halves,
     remove_leftovers,
     write_json,
     write_text,
@@ -197,3 +199,53 @@ def test_what_a_kill_left_behind_is_no_file_of_a_run(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         assert holds_files(tmp_path), name
         (tmp_path / name).unlink()
+
+
+def test_a_synced_file_and_its_folder_are_flushed_in_that_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no test can show by cutting the power: the content is on the disk before the name is."""
+    done: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        flush(descriptor)
+
+    def replace(source: str, target: str) -> None:
+        done.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_text(tmp_path / "a.txt", "a")
+    assert done == ["file", "rename", "folder"]
+    done.clear()
+    with atomic_path(tmp_path / "b.txt", sync=False) as temporary:
+        temporary.write_text("b")
+    assert done == ["rename"]
+
+
+def test_leftovers_are_counted_and_only_halves_go(tmp_path: Path) -> None:
+    for name in (".a.1-0123abcd.tmp.bin", ".a.2-0123abcd.tmp.bin", "a.bin"):
+        (tmp_path / name).touch()
+    assert remove_leftovers(tmp_path / "a.bin") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+    half = ".a.1-0123abcd.tmp.bin"
+    for folder in ("mine", "other", "mine/other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / half).touch()
+    remove_halves(tmp_path, but="other")  # of the folder itself, not of every folder of that name
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob(half))
+    assert left == [f"other/{half}"]
+    remove_halves(tmp_path, but="not there")
+    assert not list(tmp_path.rglob(half))
+
+
+@pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True)])
+def test_a_folder_in_use_is_taken_when_told(tmp_path: Path, resume: bool, overwrite: bool) -> None:
+    (tmp_path / "train.yaml").touch()
+    with pytest.raises(UserError, match="already holds files"):
+        claim_folder(tmp_path, resume=False, overwrite=False)
+    claim_folder(tmp_path, resume=resume, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.yaml"]

@@ -82,3 +82,9 @@ def test_few_bags_are_held_back_by_half_the_squared_slope() -> None:
     tags[:5, 1:] = 1
     slope = fit_prior(evidence, tags, CLASSES).slope[1]
     assert slope * (1 + np.exp(slope)) == pytest.approx(10.0, abs=0.02)
+
+
+def test_the_evidence_of_a_certain_place_is_bounded() -> None:
+    found = tag_evidence(torch.tensor([[[[200.0]], [[0.0]]]], dtype=torch.float64))
+    assert found[1] == -30.0
+    assert 15 < found[0] <= 30

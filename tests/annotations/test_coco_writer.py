@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from milseg.annotations.coco import CocoWriter, box
+from milseg import __version__
+from milseg.annotations.coco import CocoWriter, box, write_list
 from milseg.photos import UInt8
 
 from .helpers import CLASSES, blobs, mask_of, masks, prediction, read_coco_rle, read_json
@@ -124,3 +125,19 @@ def test_names_of_any_letters(tmp_path: Path) -> None:
     data = read_json(tmp_path / "coco.json")
     assert data["categories"][0]["name"] == 'chat "roux" \\ 猫'
     assert data["images"][0]["file_name"] == "été/猫 1.jpg"
+
+
+def test_the_file_says_what_made_it_and_keeps_the_letters_of_its_names(tmp_path: Path) -> None:
+    with CocoWriter(tmp_path, ("background", "Kätzchen")) as writer:
+        writer.add(prediction("Köln", mask_of([1]), tags=[]))
+    data = read_json(tmp_path / "coco.json")
+    assert data["info"] == {"description": f"Masks predicted by milseg {__version__}"}
+    text = (tmp_path / "coco.json").read_text(encoding="utf-8")
+    assert "Kätzchen" in text
+    assert "Köln.jpg" in text
+    assert "Köln" in (tmp_path / ".parts" / "coco.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_number_that_json_lacks_is_not_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_list(io.StringIO(), [{"score": float("nan")}])

@@ -93,3 +93,11 @@ def test_label_studios_own_converter_gives_back_the_mask(tmp_path: Path, mask: U
         assert set(np.unique(layer)) <= {0, 255}
         back[layer == 255] = CLASSES.index(name)
     np.testing.assert_array_equal(back, np.where(mask == 255, 0, mask))
+
+
+def test_closing_names_both_files(tmp_path: Path) -> None:
+    writer = LabelStudioWriter(tmp_path, CLASSES)
+    writer.add(prediction("a", mask_of([1])))
+    assert writer.close() == [tmp_path / "labelstudio.json", tmp_path / "labelstudio_config.xml"]
+    lines = writer.config().splitlines()
+    assert (lines[0], lines[-1]) == ("<View>", "</View>")

@@ -64,3 +64,11 @@ def test_a_photo_over_the_limit_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="overlay suffix"):
         PngWriter(tmp_path, CLASSES, overlay_suffix=".jpeg")
+
+
+def test_a_jpeg_overlay_has_quality_90(tmp_path: Path) -> None:
+    with PngWriter(tmp_path, CLASSES) as writer:
+        writer.add(prediction("a", mask_of([1, 0])))
+    Image.new("RGB", (8, 8)).save(tmp_path / "wanted.jpg", quality=90)
+    with Image.open(tmp_path / "overlays" / "a.jpg") as image, Image.open(tmp_path / "wanted.jpg") as wanted:
+        assert image.quantization == wanted.quantization

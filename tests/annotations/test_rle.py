@@ -125,3 +125,12 @@ def test_a_photo_takes_well_under_a_tenth_of_a_second() -> None:
         coco_rle(mask)
     # About 3 ms on a free core; generous, as the machine may be busy.
     assert (time.perf_counter() - start) / 5 < 0.1
+
+
+def test_long_runs_take_few_bytes() -> None:
+    """A run is cut only where its length does not fit into the longest form, 16 bits."""
+    side = 256
+    empty = label_studio_rle(np.zeros((side, side), dtype=bool))
+    assert read_label_studio_rle(empty) == [0] * (4 * side * side)
+    # The head, 32 + 5 + 4 * 4 bits, then 4 pieces of 65,536 bytes: 3 + 16 + 8 bits each.
+    assert len(empty) == -(-(53 + 4 * 27) // 8)

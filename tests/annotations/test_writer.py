@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from milseg.annotations import FORMATS, open_writer, writer_class
-from milseg.annotations.writer import Writer, check_name, check_photos
+from milseg.annotations.writer import Ledger, Writer, check_name, check_photos
 from milseg.errors import UserError
 
 from .helpers import CLASSES, mask_of, prediction
@@ -344,3 +344,34 @@ def test_void_is_never_present(tmp_path: Path) -> None:
     assert scene.present(mask_of([255, 0])) == [0]
     writer.close()
     scene.close()
+
+
+def test_a_ledger_whose_first_line_was_cut_starts_anew(tmp_path: Path) -> None:
+    header = {"classes": ["a", "b"]}
+    whole = tmp_path / "whole.jsonl"
+    Ledger(whole, header, resume=False).close()
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(whole.read_bytes()[:-3])
+    Ledger(cut, header, resume=True).close()
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_the_half_line_of_a_killed_run_is_taken_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    ledger = Ledger(path, {}, resume=False)
+    ledger.append("köln", "köln.jpg", [1])
+    ledger.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"name": "' + b"x" * 500)
+    again = Ledger(path, {}, resume=True)
+    assert again.names == {"köln": "köln.jpg"}
+    again.close()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_is_checked_for_both_names_of_a_photo(place: int) -> None:
+    names = ["a", "a.jpg"]
+    names[place] = "../a"
+    with pytest.raises(UserError, match=r"\.\./a"):
+        check_photos([(names[0], names[1])])

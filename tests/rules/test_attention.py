@@ -77,3 +77,13 @@ def test_the_row_builds_fresh_modules_and_says_so_when_called_unbuilt():
     with pytest.raises(TypeError, match="build"):
         RULES["attention"].rule(scores, tags, valid)
     assert RULES["max"].build(4) is RULES["max"].rule
+
+
+def test_parameters_start_evenly_within_one_over_the_root_of_what_they_take():
+    rule = Attention(4, hidden=400, gated=True)
+    for parameter, takes in ((rule.V, 4), (rule.U, 4), (rule.w, 400)):
+        bound = takes**-0.5
+        assert parameter.abs().max() <= bound
+        assert parameter.max() > 0.95 * bound
+        assert parameter.min() < -0.95 * bound
+        assert parameter.mean().abs() < 0.1 * bound

@@ -150,7 +150,6 @@ class Ledger:
 
     def _load(self, first: bytes) -> int:
         """Read the names; returns where the last whole line ends, 0 where there is none."""
-        end = 0
         with self.path.open("rb") as file:
             begun = file.readline()
             if not begun.endswith(b"\n"):
