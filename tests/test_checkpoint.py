@@ -26,6 +26,7 @@ from milseg.errors import UserError
 from milseg.models.fcn import FCN
 from milseg.options import InferenceConfig
 from milseg.prior import Prior
+from milseg.rules.attention import Attention
 
 SPEC = ModelSpec(backbone="tiny", classes=("background", "cat", "dög"), output_stride=2, longest_side=320)
 FILES = ["config.yaml", "labels.json", "model.safetensors"]
@@ -469,3 +470,30 @@ def test_a_state_brings_back_the_scale_of_half_precision(tmp_path: Path) -> None
 def test_the_weights_say_which_version_wrote_them(folder: Path) -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"milseg": __version__}
+
+
+def test_a_state_brings_back_a_learned_rule(tmp_path: Path) -> None:
+    model = net()
+    path = tmp_path / "checkpoint.safetensors"
+    rule, other = Attention(3, seed=0), Attention(3, seed=1)
+    save_state(path, model, optimiser_of(model), 1, config={}, rule=rule)
+    load_state(path, model, optimiser_of(model), config={}, rule=other)
+    assert torch.equal(rule.V, other.V)
+    assert torch.equal(rule.w, other.w)
+
+
+def test_a_state_from_before_there_was_a_choice_of_precision_is_one_of_float32(tmp_path: Path) -> None:
+    model = net()
+    path = tmp_path / "checkpoint.safetensors"
+    save_state(path, model, optimiser_of(model), 4, config={})
+    assert load_state(path, model, optimiser_of(model), config={"precision": "float32"}) == 4
+    with pytest.raises(UserError, match="precision was 'float32', is 'bfloat16'"):
+        load_state(path, model, optimiser_of(model), config={"precision": "bfloat16"})
+
+
+def test_what_safetensors_left_half_written_is_cleaned_by_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / ".tmpAb12Cd").touch()
+    (tmp_path / ".tmp-mine").touch()
+    model = net()
+    save_state(tmp_path / "a.safetensors", model, optimiser_of(model), 1, config={})
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".tmp-mine", "a.safetensors"]

@@ -187,6 +187,9 @@ def test_evaluations_of_other_classes_do_not_merge() -> None:
         scores_from(np.zeros((2, 2), np.int64), ["a", "b"], 0)
     with pytest.raises(UserError, match="each once"):
         Evaluation(["a", "a"])
+    assert Evaluation(["a"]).matrix.shape == (1, 2)
+    with pytest.raises(UserError, match="0 classes"):
+        Evaluation([])
 
 
 def test_json_and_table() -> None:

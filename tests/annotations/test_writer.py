@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from milseg.annotations import FORMATS, open_writer, writer_class
-from milseg.annotations.writer import Ledger, Writer, check_name, check_photos
+from milseg.annotations.writer import Ledger, Writer, check_name, check_photos, read_entry
 from milseg.errors import UserError
 
 from .helpers import CLASSES, mask_of, prediction
@@ -311,6 +311,7 @@ def test_a_full_disk_is_said_and_the_record_stays_whole(
     writer = open_writer("coco", tmp_path, CLASSES)
     writer.add(prediction("a", MASK))
     real = writer._ledger._file
+    before = writer._ledger.path.read_bytes()
 
     class Full:
         """Takes half of the line; then there is no space."""
@@ -324,6 +325,7 @@ def test_a_full_disk_is_said_and_the_record_stays_whole(
     with pytest.raises(UserError, match=r"No space left.*then resume"):
         writer.add(prediction("b", MASK))
     assert list(writer.done) == ["a"]
+    assert writer._ledger.path.read_bytes() == before
     monkeypatch.undo()
     assert writer.add(prediction("b", MASK))
     writer.close()
@@ -356,7 +358,7 @@ def test_a_ledger_whose_first_line_was_cut_starts_anew(tmp_path: Path) -> None:
     assert cut.read_bytes() == whole.read_bytes()
 
 
-def test_the_half_line_of_a_killed_run_is_taken_off(tmp_path: Path) -> None:
+def test_the_half_line_of_a_stopped_run_is_taken_off(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     ledger = Ledger(path, {}, resume=False)
     ledger.append("köln", "köln.jpg", [1])
@@ -375,3 +377,33 @@ def test_a_run_is_checked_for_both_names_of_a_photo(place: int) -> None:
     names[place] = "../a"
     with pytest.raises(UserError, match=r"\.\./a"):
         check_photos([(names[0], names[1])])
+
+
+def test_what_follows_a_damaged_line_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    ledger = Ledger(path, {}, resume=False)
+    ledger.append("a", "a.jpg", None)
+    whole = path.read_bytes()
+    ledger.append("b", "b.jpg", None)
+    ledger.append("c", "c.jpg", None)
+    ledger.close()
+    path.write_bytes(path.read_bytes().replace(b'"name":"b"', b'"name":"b '))
+    again = Ledger(path, {}, resume=True)
+    again.close()
+    assert again.names == {"a": "a.jpg"}
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"name": "a", "photo_file": "a.jpg"}',
+        b'{"name": 1, "photo_file": "a.jpg"}\n',
+        b'{"name": "a", "photo_file": null}\n',
+        b'{"name": "a"}\n',
+        b"[]\n",
+        b'{"name": "a\n',
+    ],
+)
+def test_lines_that_are_no_entry(line: bytes) -> None:
+    assert read_entry(line) is None

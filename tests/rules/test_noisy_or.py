@@ -53,3 +53,12 @@ def test_a_vanishing_class_still_pulls():
     loss.sum().backward()
     assert float(loss.detach()) == pytest.approx(150 - torch.tensor(3.0).log().item(), rel=1e-4)
     assert float(scores.grad[0, 1].sum()) == pytest.approx(-1, rel=1e-3)
+
+
+@pytest.mark.parametrize("known", [2, 3])
+def test_a_uniform_map_starts_where_it_is_told_whatever_number_of_classes_is_known(known):
+    tags = torch.tensor([[1, 1, 1]])
+    tags[0, known:] = UNKNOWN
+    scores, valid = torch.zeros(1, 3, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)
+    loss = noisy_or(scores, tags, valid, start=0.25, absent=0.0)
+    torch.testing.assert_close(loss, -torch.tensor([0.25]).log())

@@ -126,3 +126,9 @@ def test_bags_helper_reads_what_the_rules_read():
     bag = Bag(scores[0], tags[0], valid[0])
     assert bag.n == int(valid[0].sum())
     assert sum(bag.p[0].values()) == pytest.approx(1)
+
+
+def test_em_adapt_raises_a_class_in_a_photo_of_one_place():
+    losses = torch.tensor([0.1, 2.0]).view(1, 2, 1, 1)
+    seen = torch.ones(1, 2, 1, 1, dtype=torch.bool)
+    assert choose_em_adapt(losses, torch.ones(1, 2), seen).flatten().tolist() == [0.0, 1.0]
