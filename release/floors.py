@@ -1,9 +1,9 @@
-"""The tests at the floors of pyproject.toml: the oldest versions of the light dependencies that it allows.
+"""The tests at the floors of pyproject.toml: the oldest version that it allows of each dependency.
 
     python release/floors.py [TEST ...]
 
-torch and torchvision are this environment's own, as are packages that milseg does not name; docs/reliability.md says
-what that leaves untested. Needs the package index, and wheels of the floors for this Python.
+Packages that milseg does not name are this environment's own, the CUDA libraries that torch looks for among them. Needs
+the package index, and wheels of the floors for this Python; the two of torch are most of a gigabyte.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 
 from wheel import ROOT, lend
 
-HEAVY = ("torch", "torchvision")
-# What the floors of scikit-learn and scikit-image were built for; milseg does not name it.
-BESIDE = ("scipy==1.11.4",)
+# What the floors of scikit-learn, scikit-image and matplotlib were built for; milseg does not name them.
+BESIDE = ("scipy==1.11.4", "pyparsing==3.0.9")
 TESTS = (
     *(
         "test_photos.py",
@@ -36,14 +35,13 @@ TESTS = (
 
 
 def floors() -> list[str]:
-    """Each light dependency at the oldest version that is allowed."""
+    """Each dependency at the oldest version that is allowed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found = []
     for line in project["dependencies"]:
         match = re.fullmatch(r"([\w-]+)>=([\d.]+)", line)
         assert match, f"{line!r}: expected NAME>=VERSION"
-        if match[1] not in HEAVY:
-            found.append(f"{match[1]}=={match[2]}")
+        found.append(f"{match[1]}=={match[2]}")
     return found
 
 
@@ -57,7 +55,7 @@ def main(tests: list[str]) -> int:
         lend(environment)
         told = "import sys, importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in sys.argv[1:]), sep=', ')"
         names = [floor.partition("==")[0] for floor in [*floors(), *BESIDE]]
-        subprocess.run([python, "-c", told, *HEAVY, *names], check=True)
+        subprocess.run([python, "-c", told, *names], check=True)
         words = [str(ROOT / "tests" / test) for test in tests or TESTS]
         run = [python, "-m", "pytest", *words, f"--rootdir={ROOT}", "-q", "-p", "no:cacheprovider"]
         environ = {

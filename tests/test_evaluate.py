@@ -188,6 +188,7 @@ def test_evaluations_of_other_classes_do_not_merge() -> None:
     with pytest.raises(UserError, match="each once"):
         Evaluation(["a", "a"])
     assert Evaluation(["a"]).matrix.shape == (1, 2)
+    assert Evaluation([str(number) for number in range(255)]).matrix.shape == (255, 256)
     with pytest.raises(UserError, match="0 classes"):
         Evaluation([])
 

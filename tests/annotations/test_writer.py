@@ -280,7 +280,7 @@ def test_a_run_is_checked_before_it_starts() -> None:
 
 
 @pytest.mark.parametrize(
-    "classes", [[], ["a", "a"], ["a", " "], ["a\nb"], ["a\0"], [str(i) for i in range(256)]]
+    "classes", [[], ["a", "a"], ["a", " "], ["a\nb"], ["a\0"], ["a\x7f"], [str(i) for i in range(256)]]
 )
 def test_class_names_that_cannot_be(tmp_path: Path, classes: list[str]) -> None:
     with pytest.raises(UserError):
@@ -407,3 +407,12 @@ def test_what_follows_a_damaged_line_is_done_again(tmp_path: Path) -> None:
 )
 def test_lines_that_are_no_entry(line: bytes) -> None:
     assert read_entry(line) is None
+
+
+def test_a_record_that_json_has_no_word_for_is_not_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "a.jsonl", {}, resume=False)
+    with pytest.raises(ValueError, match="JSON"):
+        ledger.append("a", "a.jpg", {"score": float("nan")})
+    ledger.close()
+    assert (tmp_path / "a.jsonl").read_text() == "{}\n"
+    assert not ledger.names
