@@ -74,6 +74,12 @@ def test_an_error_reaches_its_callers_and_frees_the_lane(network: Recorded) -> N
     assert together(images(1)).shape == (1, 1, 4, 5)
 
 
+def test_photos_go_one_by_one_on_a_processor_unless_told(segmenter: Segmenter) -> None:
+    """Gathering them there was slower than two workers that take one photo each."""
+    start_engine(segmenter, workers=2, batch=0, queue=0).close()
+    assert not isinstance(segmenter.network, Together)
+
+
 def test_masks_stay_what_they_are_alone(segmenter: Segmenter) -> None:
     """Photos of two sizes from eight threads; also that batches do occur."""
     photos = [photo(seed, (40, 56) if seed % 3 else (41, 50)) for seed in range(24)]

@@ -20,7 +20,8 @@ class ServeOptions:
         host: address to listen on; 127.0.0.1 is heard on this machine alone.
         port: port to listen on; 0 takes a free one.
         workers: calls of the network at the same time.
-        batch: waiting photos of one size that go through the network in one call, at most.
+        batch: waiting photos of one size that go through the network in one call, at most; 0: one on a processor, where
+            more only cost, else four.
         queue: photos that may wait for a worker; more are answered 503.
         max_body: largest request, MiB.
         max_pixels: larger photos are refused before decoding.
@@ -36,7 +37,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 2
-    batch: int = 4
+    batch: int = 0
     queue: int = 32
     max_body: int = 20
     max_pixels: int = 25_000_000
@@ -48,7 +49,7 @@ class ServeOptions:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("batch", 1), ("queue", 0), ("max_body", 1), ("max_pixels", 1)):
+        for name, least in (("workers", 1), ("batch", 0), ("queue", 0), ("max_body", 1), ("max_pixels", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more")
         if not 0 <= self.port < 65536:

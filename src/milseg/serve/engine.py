@@ -17,9 +17,11 @@ from milseg.pipeline import processors
 from milseg.segmenter import Segmenter
 from milseg.serve.problems import busy
 from milseg.serve.together import Together
+from milseg.views import device_of
 
 T = TypeVar("T")
 RETRY_SECONDS = 2
+GPU_BATCH = 4
 
 
 class Engine:
@@ -82,8 +84,11 @@ class Engine:
 def start_engine(segmenter: Segmenter, *, workers: int, batch: int, queue: int) -> Engine:
     """An engine for a segmenter, whose network it may make one that sees photos together.
 
-    A network from a file (ONNX) takes one photo a call, and keeps doing so.
+    A network from a file (ONNX) takes one photo a call, and keeps doing so. A `batch` of 0 is 1 on a processor, whose
+    cores are in use already, and `GPU_BATCH` elsewhere.
     """
+    if batch == 0:
+        batch = 1 if device_of(segmenter.network).type == "cpu" else GPU_BATCH
     if batch == 1 or isinstance(segmenter.network, ExportedNetwork):
         return Engine(workers=workers, queue=queue)
     segmenter.network = Together(segmenter.network, lanes=workers, most=batch)
