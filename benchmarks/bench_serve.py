@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 import uvicorn
+from common import equal_pixels
 from fastapi import FastAPI, Response, UploadFile
 from PIL import Image
 
@@ -68,23 +69,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder) / "model")
         photos = photos_of(options.photos)
-        result = compare(model, photos, options.requests, options.rounds, options.batch, options.workers)
+        more = [f"--{name}={value}" for name in ("batch", "workers") if (value := getattr(options, name))]
+        result = compare(model, photos, options.requests, options.rounds, more)
         result["overload"] = overload(model, photos[0])
     print(json.dumps(result))
 
 
-def compare(
-    model: Path, photos: list[bytes], requests: int, rounds: int, batch: int | None, workers: int | None
-) -> dict[str, Any]:
-    more = [
-        word
-        for name, value in (("--batch", batch), ("--workers", workers))
-        if value
-        for word in (name, str(value))
-    ]
+def compare(model: Path, photos: list[bytes], requests: int, rounds: int, more: list[str]) -> dict[str, Any]:
+    """Ask both in turn; `more` are words for our server."""
     with rival(model, photos[0]) as theirs, ours(model, *more) as mine:
         alone = {"ours": serial(mine, photos), "plain": serial(theirs, photos)}
-        same = min(equal_pixels(a, b) for a, b in zip(alone["ours"], alone["plain"], strict=True))
+        same = min(
+            equal_pixels(io.BytesIO(a), io.BytesIO(b))
+            for a, b in zip(alone["ours"], alone["plain"], strict=True)
+        )
         warm(mine, photos)
         each = max(1, requests // rounds)
         memory = []
@@ -198,12 +196,6 @@ def serial(side: Side, photos: list[bytes]) -> list[bytes]:
     answers = [side.ask(photo) for photo in photos]
     assert {answer.status for answer in answers} == {200}, answers[0]
     return [answer.data for answer in answers]
-
-
-def equal_pixels(a: bytes, b: bytes) -> float:
-    """The share of equal pixels of two masks as PNG."""
-    with Image.open(io.BytesIO(a)) as one, Image.open(io.BytesIO(b)) as other:
-        return float(np.mean(np.asarray(one) == np.asarray(other)))
 
 
 def warm(side: Side, photos: list[bytes]) -> None:
