@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import milseg.serve.engine
 from milseg.segmenter import Segmenter
 from milseg.serve.engine import start_engine
 from milseg.serve.together import Together
@@ -78,6 +79,13 @@ def test_photos_go_one_by_one_on_a_processor_unless_told(segmenter: Segmenter) -
     """Gathering them there was slower than two workers that take one photo each."""
     start_engine(segmenter, workers=2, batch=0, queue=0).close()
     assert not isinstance(segmenter.network, Together)
+
+
+def test_photos_gather_on_a_gpu_unless_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milseg.serve.engine, "device_of", lambda network: torch.device("cuda"))
+    start_engine(segmenter, workers=2, batch=0, queue=0).close()
+    assert isinstance(segmenter.network, Together)
+    assert segmenter.network.most == 4
 
 
 def test_masks_stay_what_they_are_alone(segmenter: Segmenter) -> None:
