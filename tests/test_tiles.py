@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.predict import masks_from_scores
-from milseg.tiles import out_of_memory, photo_tile_scores, pieces
+from milseg.tiles import _Band, out_of_memory, parts_of, photo_tile_scores, pieces
 
 CPU = torch.device("cpu")
 
@@ -43,8 +46,10 @@ def test_pieces_give_every_place_once_and_see_all_that_it_sees(pixels: int) -> N
     ("backbone", "options", "size", "most"),
     [
         ("tiny", {}, (301, 259), 150 * 150),
-        ("squeezenet1_0", {"output_stride": 8}, (420, 611), 400 * 400),
-        ("mobilenet_v2", {"output_stride": 16}, (700, 640), 620 * 620),
+        ("squeezenet1_0", {"output_stride": 8}, (420, 611), 300 * 300),
+        ("mobilenet_v2", {"output_stride": 16}, (700, 640), 200 * 200),
+        ("mobilenet_v2", {"output_stride": 32}, (701, 333), 230 * 230),
+        ("resnet18", {"output_stride": 8}, (610, 420), 250 * 250),
     ],
 )
 def test_tiles_leave_no_seam(
@@ -53,7 +58,8 @@ def test_tiles_leave_no_seam(
     model, photo = network(backbone, **options), photo_of(*size)
     whole = photo_tile_scores(model, photo, device=CPU)
     calls: list[int] = []
-    model.register_forward_hook(lambda *_: calls.append(1))
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_hook(lambda *_: calls.append(1))
     tiled = photo_tile_scores(model, photo, device=CPU, most=most)
     assert len(calls) >= 2
     torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
@@ -63,11 +69,69 @@ def test_tiles_leave_no_seam(
     assert float((masks[0] == masks[1]).float().mean()) >= 0.9999
 
 
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        *(("vgg16", {"vgg_padding": padding}) for padding in ("same", "pad100", "valid")),
+        ("convnext_tiny", {}),
+        ("mobilenet_v2", {"output_stride": 8}),
+    ],
+)
+def test_the_parts_of_a_network_one_after_the_other_are_the_network(
+    backbone: str, options: dict[str, object]
+) -> None:
+    model = network(backbone, **options)
+    parts = parts_of(model, 900 * 900)
+    assert len(parts) > 2
+    x = torch.randn(1, 3, 250, 330, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        scores = model(x)
+        stride, offset, field = 1, 0.0, 1
+        for part in parts:
+            size = (part.length(x.shape[2]), part.length(x.shape[3]))
+            x = part.run(x)
+            assert x.shape[2:] == size
+            offset += stride * part.offset
+            field += stride * (part.field - 1)
+            stride *= part.stride
+    torch.testing.assert_close(x, scores)
+    assert (stride, offset, field) == (model.stride, model.offset, model.field)
+
+
+def test_parts_see_a_small_share_of_their_tiles_and_tiles_have_a_bounded_size() -> None:
+    most = 2048 * 2048
+    (whole,) = parts_of(network("tiny"), most)
+    assert (whole.stride, whole.field, whole.side) == (4, 67, 2048)
+    parts = parts_of(network("mobilenet_v2", output_stride=16), most)
+    assert parts[0].side == 2048
+    assert all(part.field <= 0.035 * part.side for part in parts)
+    # The last one ends in 1,280 channels, four bytes each.
+    assert parts[-1].side ** 2 * 1280 * 4 <= 512 * 2**20
+
+
+def test_rows_of_a_map_are_kept_only_as_long_as_they_are_asked_for() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def strips() -> Iterator[torch.Tensor]:
+        for number in range(4):
+            strip = torch.full((1, 1, 4, 2), float(number))
+            made.append(weakref.ref(strip))
+            yield strip
+
+    band = _Band(strips())
+    assert band.rows(0, 6)[0, 0, :, 0].tolist() == [0, 0, 0, 0, 1, 1]
+    assert band.rows(5, 12)[0, 0, :, 0].tolist() == [1, 1, 1, 2, 2, 2, 2]
+    assert made[0]() is None
+    assert band.rows(11, 16)[0, 0, :, 0].tolist() == [2, 3, 3, 3, 3]
+    assert [ref() is None for ref in made] == [True, True, False, False]
+
+
 def test_a_device_without_memory_gets_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     model, photo = network("tiny"), photo_of(300, 300)
     whole = photo_tile_scores(model, photo, device=CPU)
     seen: list[int] = []
-    forward = model.forward
+    first = model.body[0]  # type: ignore[index]
+    forward = first.forward
 
     def small(images: torch.Tensor) -> torch.Tensor:
         seen.append(images.shape[2] * images.shape[3])
@@ -75,7 +139,7 @@ def test_a_device_without_memory_gets_smaller_tiles(monkeypatch: pytest.MonkeyPa
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(images)
 
-    monkeypatch.setattr(model, "forward", small)
+    monkeypatch.setattr(first, "forward", small)
     torch.testing.assert_close(photo_tile_scores(model, photo, device=CPU), whole, rtol=1e-5, atol=1e-5)
     assert seen[0] == 300 * 300
     assert max(seen[2:]) <= 160 * 160

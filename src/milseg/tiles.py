@@ -2,21 +2,33 @@
 
 A place sees `field` pixels. Tiles overlap by that much and begin at multiples of the network's stride, so that each
 place is taken from a tile that holds all it sees, or ends where the photo ends: no seam, whatever the tile.
+
+A field of hundreds of pixels would have the network compute much of a large photo twice. So its layers run in parts,
+each of which sees little: the lowest in tiles of the photo, the others in tiles of the map that the part before makes.
+Such a map has fewer numbers, and a tile of it covers more of the photo. It is kept for as many rows as the next part
+asks for.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from milseg.errors import UserError
+from milseg.models.fcn import FCN, Layer, geometry, map_length, spatial_layers
 from milseg.photos import UInt8, normalise
 
-# Larger photos go through in tiles; at 4 million pixels MobileNetV2's widest layers take 0.8 GB.
-TILE_PIXELS = 2048 * 2048
+# Larger photos go through in tiles; of 1 million pixels the widest layers of MobileNetV2 take 0.2 GB.
+TILE_PIXELS = 1024 * 1024
 SMALLEST = 64 * 64
+# A part ends where its places see more than this share of a tile's side: what tiles overlap by is computed twice.
+SEAM = 0.035
+# Numbers in the widest map of an upper part's tile for each pixel of a tile of the photo: 128 MiB.
+UPPER_NUMBERS = 32
 
 
 class Network(Protocol):
@@ -31,6 +43,24 @@ class Network(Protocol):
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """float32 [1, 3, H, W], normalised, to scores [1, C, h, w]."""
+
+
+class Part(NamedTuple):
+    """Consecutive layers of a network by themselves. Lengths count places of the map, or pixels, that they take.
+
+    Attributes:
+        run: photos, or a map [B, F, h, w], to the map that the layers make of it.
+        stride, offset, field: as a network's.
+        length: how many places a row of so many gives.
+        side: of a tile.
+    """
+
+    run: Callable[[torch.Tensor], torch.Tensor]
+    stride: int
+    offset: float
+    field: int
+    length: Callable[[int], int]
+    side: int
 
 
 class Piece(NamedTuple):
@@ -92,13 +122,14 @@ def photo_tile_scores(
     while True:
         try:
             if height * width <= most:
-                return _scores(network, photo, device)
-            return _in_tiles(network, photo, device, math.isqrt(most))
+                return network(_image(photo, device)).float()
+            return _in_tiles(parts_of(network, most), photo, device)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
             smaller = min(most, height * width) // 4
-            if smaller < SMALLEST or math.isqrt(smaller) <= network.field + 2 * network.stride:
+            lowest = parts_of(network, smaller)[0]
+            if smaller < SMALLEST or lowest.side <= lowest.field + 2 * lowest.stride:
                 raise UserError(
                     f"a photo of {width} x {height} pixels does not fit into the memory of {device}, not even in "
                     "tiles; free some, take --device cpu, or a smaller --longest-side"
@@ -116,27 +147,113 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _in_tiles(network: Network, photo: UInt8, device: torch.device, side: int) -> torch.Tensor:
-    height, width = photo.shape[:2]
-    size = network.map_size(height, width)
-    geometry = {"stride": network.stride, "offset": network.offset, "field": network.field}
-    rows = pieces(height, size[0], side, **geometry)  # type: ignore[arg-type]
-    columns = pieces(width, size[1], side, **geometry)  # type: ignore[arg-type]
+def parts_of(network: Network, most: int) -> tuple[Part, ...]:
+    """A network cut into parts, for photos in tiles of `most` pixels.
+
+    One that cannot be taken apart, such as an exported one, is one part.
+    """
+    side = math.isqrt(most)
+    if not isinstance(network, FCN):
+
+        def length(pixels: int) -> int:
+            return network.map_size(pixels, pixels)[0]
+
+        return (Part(network, network.stride, network.offset, network.field, length, side),)
+    found, modules, layers, widest = list[Part](), list[nn.Module](), list[Layer](), 1
+    for module in network.in_order():
+        own = list(spatial_layers(module))
+        more, channels = [*layers, *own], max(widest, _widest(module))
+        # Never before a layer that may work in place: the map before it belongs to several tiles.
+        if own and layers and geometry(more).field > SEAM * _side(most, channels, first=not found):
+            found.append(_part(modules, layers, _side(most, widest, first=not found)))
+            modules, more, channels = [], own, _widest(module)
+        modules.append(module)
+        layers, widest = more, channels
+    return (*found, _part(modules, layers, _side(most, widest, first=not found)))
+
+
+def _side(most: int, widest: int, *, first: bool) -> int:
+    return math.isqrt(most if first else most * UPPER_NUMBERS // widest)
+
+
+def _widest(module: nn.Module) -> int:
+    return max((part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)), default=1)
+
+
+def _part(modules: Sequence[nn.Module], layers: Sequence[Layer], side: int) -> Part:
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for module in modules:
+            x = module(x)
+        return x
+
+    return Part(run, *geometry(layers), lambda places: map_length(layers, places), side)
+
+
+def _in_tiles(parts: Sequence[Part], photo: UInt8, device: torch.device) -> torch.Tensor:
+    size = (photo.shape[0], photo.shape[1])
+    strips = _strips(parts[0], lambda start, stop: photo[start:stop], size, device)
+    size = (parts[0].length(size[0]), parts[0].length(size[1]))
+    for part in parts[1:]:
+        strips = _strips(part, _Band(strips).rows, size, device)
+        size = (part.length(size[0]), part.length(size[1]))
     found: torch.Tensor | None = None
-    for row in rows:
-        for column in columns:
-            part = _scores(network, photo[row.start : row.stop, column.start : column.stop], device)
-            if found is None:
-                # On the CPU: a map of a large photo may be larger than what is left on the device.
-                found = torch.empty(1, part.shape[1], *size)
-            above, left = row.start // network.stride, column.start // network.stride
-            found[:, :, row.first : row.last, column.first : column.last] = part[
-                :, :, row.first - above : row.last - above, column.first - left : column.last - left
-            ]
+    row = 0
+    for strip in strips:
+        if found is None:
+            found = torch.empty(1, strip.shape[1], *size)
+        found[:, :, row : row + strip.shape[2]] = strip
+        row += strip.shape[2]
     assert found is not None
     return found
 
 
-def _scores(network: Network, photo: UInt8, device: torch.device) -> torch.Tensor:
-    image = normalise(photo)[None].to(device, memory_format=torch.channels_last)
-    return network(image).float()
+class _Band:
+    """Rows of a map that comes strip by strip, from the top; rows before those asked for last are forgotten."""
+
+    def __init__(self, strips: Iterator[torch.Tensor]) -> None:
+        self._strips, self._kept, self._first = strips, list[torch.Tensor](), 0
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        while self._first + sum(strip.shape[2] for strip in self._kept) < stop:
+            self._kept.append(next(self._strips))
+        while self._first + self._kept[0].shape[2] <= start:
+            self._first += self._kept.pop(0).shape[2]
+        return torch.cat(self._kept, dim=2)[:, :, start - self._first : stop - self._first]
+
+
+def _strips(
+    part: Part,
+    rows: Callable[[int, int], UInt8 | torch.Tensor],
+    size: tuple[int, int],
+    device: torch.device,
+) -> Iterator[torch.Tensor]:
+    """The map of a part in strips float32 [1, C, n, w] from the top, on the CPU: it may be larger than the device.
+
+    Args:
+        rows: what the part takes, its rows from one number to another: of a photo uint8 [n, W, 3], or of a map.
+        size: all of its rows and columns.
+    """
+    down, across = (
+        pieces(n, part.length(n), part.side, stride=part.stride, offset=part.offset, field=part.field)
+        for n in size
+    )
+    for row in down:
+        band = rows(row.start, row.stop)
+        strip: torch.Tensor | None = None
+        for column in across:
+            made = part.run(_image(band, device, slice(column.start, column.stop)))
+            if strip is None:
+                shape = (1, made.shape[1], row.last - row.first, across[-1].last)
+                strip = torch.empty(shape, memory_format=torch.channels_last)
+            above, left = row.start // part.stride, column.start // part.stride
+            strip[:, :, :, column.first : column.last] = made[
+                :, :, row.first - above : row.last - above, column.first - left : column.last - left
+            ]
+        assert strip is not None
+        yield strip
+
+
+def _image(photo: UInt8 | torch.Tensor, device: torch.device, columns: slice = slice(None)) -> torch.Tensor:
+    """These columns of a photo uint8 [H, W, 3], normalised, or of a map, as a network takes them."""
+    part = photo[..., columns] if isinstance(photo, torch.Tensor) else normalise(photo[:, columns])[None]
+    return part.to(device, memory_format=torch.channels_last)

@@ -83,6 +83,8 @@ def spatial_layers(module: nn.Module) -> Iterator[Layer]:
             module.ceil_mode,
             0,
         )
+    elif isinstance(module, nn.ZeroPad2d):
+        yield Layer(1, 1, _one(module.padding), 1, False, 0)
     elif isinstance(module, DensePool):
         yield Layer(module.kernel, 1, 0, module.dilation, False, module.extra)
     else:
@@ -282,6 +284,11 @@ class FCN(nn.Module):
         assert len(found) == len(self.taps), (self.taps, "are layers of the body")
         return found
 
+    def in_order(self) -> Iterator[nn.Module]:
+        """The modules that make the scores of a photo of at least `minimum` pixels, one after the other."""
+        yield nn.ZeroPad2d(self.image_padding)
+        yield from _one_by_one([self.body, self.head, self.score_layer])
+
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """The (h, w) of the score map of a photo of so many pixels."""
         border = 2 * self.image_padding
@@ -344,6 +351,14 @@ class FCN(nn.Module):
         if std:
             weight.normal_(0.0, std, generator=generator)
         self.set_rows(weight, torch.zeros(classes))
+
+
+def _one_by_one(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    for module in modules:
+        if isinstance(module, nn.Sequential):
+            yield from _one_by_one(module)
+        else:
+            yield module
 
 
 def _at_least(images: torch.Tensor, side: int) -> torch.Tensor:
