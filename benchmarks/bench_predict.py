@@ -29,17 +29,15 @@ import numpy as np
 import torch
 from common import equal_pixels
 from PIL import Image
-from torch.nn import functional as F
+from plain import plain_scores, tensor_of, top_class
 
 from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.devices import keep_freed_memory
 from milseg.masks import palette, write_mask
 from milseg.models.backbones import build_fcn
-from milseg.models.fcn import FCN
 from milseg.options import PredictOptions
-from milseg.photos import MEAN, STD, UInt8
+from milseg.photos import UInt8
 from milseg.pipeline import processors
-from milseg.predict import interpolation_matrix
 from milseg.prediction_run import predict_photos, prepare_run
 from milseg.refine import find_refiner
 from milseg.segmenter import load
@@ -211,52 +209,15 @@ class Rival:
     @torch.inference_mode()
     def mask(self, path: Path) -> UInt8:
         photo = read(path)
-        height, width = photo.shape[:2]
-        seen, small = (height, width), photo
-        if self.longest_side is not None:
-            scale = self.longest_side / max(height, width)
-            seen = (round(height * scale), round(width * scale))
-            resized = Image.fromarray(photo).resize((seen[1], seen[0]), Image.Resampling.BILINEAR)
-            small = np.asarray(resized)
-        scores = self.model(tensor_of(small)[None].to(memory_format=self.layout))
-        fine = bilinear(scores, self.model, (height, width), seen)
+        fine = plain_scores(self.model, photo, longest_side=self.longest_side, layout=self.layout)
         if self.refine is not None:
             fine = self.refine(photo, fine[0].softmax(dim=0))[None]
-        return np.asarray(fine.argmax(dim=1)[0].to(torch.uint8).numpy())
+        return top_class(fine)
 
 
 def read(path: Path) -> UInt8:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def tensor_of(photo: UInt8) -> torch.Tensor:
-    image = torch.from_numpy(photo.copy()).permute(2, 0, 1).float() / 255
-    return (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-
-
-def bilinear(scores: torch.Tensor, model: FCN, size: tuple[int, int], seen: tuple[int, int]) -> torch.Tensor:
-    """The map at the photo's pixels, each place on the pixel on which it is centred.
-
-    Where the network saw the photo at its own size, `F.interpolate` does it, from the first place to the last one, and
-    the edge is repeated. It cannot put places between pixels, so a photo that was made smaller takes two products.
-    """
-    if seen == size and model.offset == 0:
-        rows, columns = ((places - 1) * model.stride + 1 for places in scores.shape[2:])
-        inner = F.interpolate(scores, size=(rows, columns), mode="bilinear", align_corners=True)
-        return F.pad(inner, (0, size[1] - columns, 0, size[0] - rows), mode="replicate")
-    down, across = (
-        interpolation_matrix(
-            size[axis],
-            scores.shape[2 + axis],
-            model.stride,
-            model.offset,
-            like=scores,
-            scale=seen[axis] / size[axis],
-        )
-        for axis in (0, 1)
-    )
-    return down @ (scores @ across.T)
 
 
 def share_of_equal_pixels(ours: Path, theirs: Path) -> float:

@@ -1,15 +1,18 @@
-"""`milseg serve` against a plain FastAPI handler around the same model; 1.5 times the requests a second is wanted.
+"""`milseg serve` against plain FastAPI handlers around the same model; 1.5 times the requests a second is wanted.
 
     python benchmarks/bench_serve.py [--requests N] [--model RUN] [--photos FOLDER]
 
-Needs `pip install "milseg[serve]"`. Both sides run at once as processes of their own, and are asked in turn, --rounds
-times each, by 16 clients that keep their connections. The rival is what one would write first: `photo: UploadFile`,
-then `milseg.load(model).segment(photo).mask`, then a PNG, one photo at a time. It has the same network, the same quick
-memory, and of one and all cores for torch whichever a trial shows to be quicker. Without --model, a MobileNetV2 of
-seven classes with random weights sees photos of 375 x 500 at a longest side of 320.
+Needs `pip install "milseg[serve]"`. All sides run at once as processes of their own, and are asked in turn, --rounds
+times each, by 16 clients that keep their connections. The rivals are what one would write first, one photo at a time.
+"plain": `photo: UploadFile`, then Pillow, the network in PyTorch, bilinear interpolation, the top class and a PNG.
+"plain, with milseg inside": `milseg.load(model).segment(photo).mask` in the middle, which has all that makes our
+prediction quick and lacks the server alone. Both keep freed memory, and have of one and all cores for torch whichever a
+trial shows to be quicker. `ratio` is to the first. A model of several views, or with walk, refiner or prior, has the
+second alone, and `ratio` is to that. Without --model, a MobileNetV2 of seven classes with random weights sees photos of
+375 x 500 at a longest side of 320.
 
 Every answer is held against the same server's answer to the same photo asked for alone, byte for byte; how far those of
-the two sides agree is told (another number of threads rounds otherwise). Then: memory of our server after the
+the sides agree is told (another number of threads rounds otherwise). Then: memory of our server after the
 first round and after the last; and a server with a short line at overload, whose refusals must be 503 with Retry-After,
 at once. Prints requests a second, median and 99th percentile, and one JSON line last.
 """
@@ -29,10 +32,10 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +45,20 @@ import uvicorn
 from common import equal_pixels
 from fastapi import FastAPI, Response, UploadFile
 from PIL import Image
+from plain import plain_scores, top_class
 
 import milseg
-from milseg.checkpoint import ModelSpec, save_model
+from milseg.checkpoint import ModelSpec, load_model, save_model
 from milseg.devices import keep_freed_memory
-from milseg.masks import mask_image
+from milseg.masks import palette
 from milseg.models.backbones import build_fcn
+from milseg.options import InferenceConfig
+from milseg.photos import UInt8
 
 CLIENTS = 16
 WANTED = 1.5
+WITH_MILSEG = "plain, with milseg inside"
+RIVALS = ("plain", WITH_MILSEG)
 
 
 def main() -> None:
@@ -61,10 +69,11 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEG photos; without it, photos made here")
     parser.add_argument("--batch", type=int, help="of our server, in place of its own")
     parser.add_argument("--workers", type=int, help="the same")
-    parser.add_argument("--rival", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--rival", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rival:
-        serve_plainly(options.rival[0], int(options.rival[1]))
+        name, folder, threads = options.rival
+        serve_plainly(name, folder, int(threads))
         return
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or random_model(Path(folder) / "model")
@@ -76,60 +85,70 @@ def main() -> None:
 
 
 def compare(model: Path, photos: list[bytes], requests: int, rounds: int, more: list[str]) -> dict[str, Any]:
-    """Ask both in turn; `more` are words for our server."""
-    with rival(model, photos[0]) as theirs, ours(model, *more) as mine:
-        alone = {"ours": serial(mine, photos), "plain": serial(theirs, photos)}
-        same = min(
-            equal_pixels(io.BytesIO(a), io.BytesIO(b))
-            for a, b in zip(alone["ours"], alone["plain"], strict=True)
-        )
-        warm(mine, photos)
+    """Ask all sides in turn; `more` are words for our server."""
+    with ExitStack() as stack:
+        sides = {"ours": stack.enter_context(ours(model, *more))}
+        for name in RIVALS if is_plain(model) else [WITH_MILSEG]:
+            sides[name] = stack.enter_context(rival(name, model, photos[0]))
+        alone = {name: serial(side, photos) for name, side in sides.items()}
+        same = {
+            name: min(
+                equal_pixels(io.BytesIO(a), io.BytesIO(b)) for a, b in zip(alone["ours"], masks, strict=True)
+            )
+            for name, masks in alone.items()
+        }
+        warm(sides["ours"], photos)
         each = max(1, requests // rounds)
         memory = []
-        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-        rates: dict[str, list[float]] = {"ours": [], "plain": []}
-        work = {"ours": 0.0, "plain": 0.0}
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        work = dict.fromkeys(sides, 0.0)
         wrong = 0
         for _ in range(rounds):
-            for name, side in (("ours", mine), ("plain", theirs)):
+            for name, side in sides.items():
                 began = side.processor()
                 took, waits, bad = load(side, photos, alone[name], each)
                 work[name] += side.processor() - began
                 rates[name].append(each / took)
                 seconds[name] += waits
                 wrong += bad
-            memory.append(mine.memory())
+            memory.append(sides["ours"].memory())
         # The first round fills every thread's own store of freed memory.
         grown = memory[-1] - memory[0]
-    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
-    result: dict[str, Any] = {"benchmark": "serve", "ratio": round(ratio, 3), "wanted": WANTED}
+    result: dict[str, Any] = {"benchmark": "serve", "wanted": WANTED}
     for name, waits in seconds.items():
-        row = {
+        ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates[name], strict=True))
+        row: dict[str, Any] = {
             "requests_per_s": round(statistics.median(rates[name]), 2),
             "median_ms": round(1000 * statistics.median(waits), 1),
             "p99_ms": round(1000 * float(np.percentile(waits, 99)), 1),
             "processor_ms": round(1000 * work[name] / len(waits), 1),
         }
+        if name != "ours":
+            row |= {"ratio": round(ratio, 3), "equal_pixels": same[name], "about": sides[name].about}
+            result.setdefault("ratio", row["ratio"])
         result[name] = row
         print(
-            f"{name:6} {row['requests_per_s']:8} requests/s, median {row['median_ms']} ms, p99 {row['p99_ms']} ms, "
+            f"{name}: {row['requests_per_s']} requests/s, median {row['median_ms']} ms, p99 {row['p99_ms']} ms, "
             f"{row['processor_ms']} ms of the processor a request"
+        )
+    for name in list(sides)[1:]:
+        print(
+            f"ratio to {name}: {result[name]['ratio']:.2f} (median of {rounds} rounds; {sides[name].about}); of each "
+            f"photo's pixels at least {100 * same[name]:.3f} % are equal"
         )
     asked = each * rounds
     print(
         f"{asked} requests to each by {CLIENTS} clients: {wrong} wrong or lost; our memory grew by {grown:.1f} MiB; "
-        f"of each photo's pixels at least {100 * same:.3f} % are the rival's"
+        f"ratio {result['ratio']:.2f}, wanted: at least {WANTED}"
     )
-    print(
-        f"ratio {ratio:.2f} (median of {rounds} rounds; wanted: at least {WANTED}); rival on {theirs.about}"
-    )
-    return result | {
-        "requests": asked,
-        "wrong": wrong,
-        "equal_pixels": same,
-        "memory_growth_mib": round(grown, 1),
-        "rival": theirs.about,
-    }
+    return result | {"requests": asked, "wrong": wrong, "memory_growth_mib": round(grown, 1)}
+
+
+def is_plain(model: Path) -> bool:
+    """Whether a mask is no more than the network's map, interpolated."""
+    inference = load_model(model)[1].inference
+    return inference == replace(InferenceConfig(), refine_side=inference.refine_side)
 
 
 @dataclass
@@ -238,12 +257,12 @@ def ours(model: Path, *more: str) -> Iterator[Side]:
 
 
 @contextmanager
-def rival(model: Path, photo: bytes) -> Iterator[Side]:
-    """The plain handler, with as many threads for torch as suit it."""
+def rival(name: str, model: Path, photo: bytes) -> Iterator[Side]:
+    """A plain handler, with as many threads for torch as suit it."""
     choices = sorted({1, torch.get_num_threads()})
     speeds = {}
     for threads in choices if len(choices) > 1 else []:
-        with started([__file__, "--rival", str(model), str(threads)]) as (process, port):
+        with started([__file__, "--rival", name, str(model), str(threads)]) as (process, port):
             side = Side(process, port, "/segment")
             warm(side, [photo])
             began = time.perf_counter()
@@ -251,24 +270,41 @@ def rival(model: Path, photo: bytes) -> Iterator[Side]:
                 side.ask(photo)
             speeds[threads] = 20 / (time.perf_counter() - began)
     best = max(speeds, key=lambda n: speeds[n]) if speeds else choices[0]
-    with started([__file__, "--rival", str(model), str(best)]) as (process, port):
+    with started([__file__, "--rival", name, str(model), str(best)]) as (process, port):
         yield Side(process, port, "/segment", f"{best} of {choices[-1]} threads")
 
 
-def serve_plainly(model: str, threads: int) -> None:
-    """The rival: FastAPI as in its tutorial, one photo at a time."""
+def mask_maker(name: str, folder: str) -> Callable[[Image.Image], UInt8]:
+    """From an open photo to its mask, as the rival of that name does it."""
+    if name == WITH_MILSEG:
+        segmenter = milseg.load(folder)
+        return lambda image: segmenter.segment(image).mask
+    model, spec = load_model(Path(folder))
+    model.to(memory_format=torch.channels_last)
+
+    def make(image: Image.Image) -> UInt8:
+        photo = np.asarray(image.convert("RGB"))
+        scores = plain_scores(model, photo, longest_side=spec.longest_side, layout=torch.channels_last)
+        return top_class(scores)
+
+    return make
+
+
+def serve_plainly(name: str, folder: str, threads: int) -> None:
+    """A rival: FastAPI as in its tutorial, one photo at a time."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    segmenter = milseg.load(model)
+    make = mask_maker(name, folder)
     app = FastAPI()
 
     # `async`, so that one photo is computed at a time: from FastAPI's forty threads at once it is slower still.
     @app.post("/segment")
     async def segment(photo: UploadFile) -> Response:
         with Image.open(io.BytesIO(await photo.read())) as image:
-            mask = segmenter.segment(image).mask
+            mask = Image.fromarray(make(image))
+        mask.putpalette(palette().tobytes())
         out = io.BytesIO()
-        mask_image(mask).save(out, format="PNG")
+        mask.save(out, format="PNG")
         return Response(out.getvalue(), media_type="image/png")
 
     listener = socket.socket()
