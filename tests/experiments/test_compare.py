@@ -12,6 +12,7 @@ from PIL import Image
 
 from milseg.bags import BagSet
 from milseg.errors import UserError
+from milseg.evaluate import evaluate_segmenter
 from milseg.experiments.cam import THRESHOLDS, activation_maps
 from milseg.experiments.compare import compare
 from milseg.experiments.compare_table import markdown
@@ -20,6 +21,8 @@ from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.options import CompareOptions
 from milseg.scores import Evaluation
+from milseg.segmenter import load
+from milseg.sources.to_score import bags_to_score
 
 if TYPE_CHECKING:
     from conftest import SmallVoc
@@ -77,6 +80,13 @@ def test_rules_seeds_and_rounds_each_have_a_row(source: Path) -> None:
     out = source.parent / "out"
     record = json.loads((out / "compare.json").read_text())
     assert record["rows"] == rows
+    # Each row's network can be used: its masks are those that the row scored.
+    for row, folder in ((rows[0], "max-0"), (rows[1], "max-0/round-1")):
+        model = load(out / "runs" / folder / "model", device="cpu")
+        assert model.spec.supervision == row["supervision"]
+        val = bags_to_score(source, model.classes, truth=source.parent / "truth", split="val")
+        found = evaluate_segmenter(model, val, progress=False).to_json()["mean_iu"]
+        assert found == pytest.approx(row["mean_iu"]["refined"])
     text = (out / "compare.md").read_text()
     assert "| max, round 1 | " in text
     assert "| top-k(k=2), seed 1 | 0.001 | " in text

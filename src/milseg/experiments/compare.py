@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from milseg.bags import load_mask, load_photo
 from milseg.calibration import calibrated
+from milseg.checkpoint import save_model
 from milseg.devices import pick_device
 from milseg.errors import UserError
 from milseg.evaluate import evaluate_model
@@ -38,7 +39,8 @@ STEPS = ("plain", "views", "walked", "refined", "prior")  # each with what came 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
     """Train every rule with every seed and score it; writes compare.json, compare.md and compare.png.
 
-    Finished runs are kept as files of their own, so `--resume` goes on with what is missing.
+    Finished runs are kept as files of their own, so `--resume` goes on with what is missing. Each row's network is a
+    model folder, `runs/RULE-SEED/model` or `.../round-N/model`.
 
     Raises:
         UserError: an unknown rule, a rule that learns from masks where there are none, or anything at fault with the
@@ -141,6 +143,7 @@ def _run(
         row |= {**found, "mean_iu": dict.fromkeys(STEPS) | found["mean_iu"]}
         row["supervision"] += "; threshold tuned on the masks that score it"
         return {"rows": [row]}
+    _keep(task, model, folder / "model", str(row["supervision"]))
     rows = [{**row, **_scores(task, model, progress)}]
     for number in range(1, options.rounds + 1 if not masks else 1):
         began = time.monotonic()
@@ -158,6 +161,7 @@ def _run(
             resume=options.resume,
             progress=progress,
         )
+        _keep(task, model, folder / f"round-{number}" / "model", str(row["supervision"]))
         tags = score_tags(model, task.held, longest_side=task.spec.longest_side).mean_average_precision
         seconds += time.monotonic() - began
         rows.append(
@@ -170,6 +174,12 @@ def _run(
             }
         )
     return {"rows": rows}
+
+
+def _keep(task: Task, model: FCN, folder: Path, supervision: str) -> None:
+    """The model folder of a row, whose masks are those of the column "refined"."""
+    spec = replace(task.spec, inference=task.refine, supervision=supervision, tags_from=task.train.tags_from)
+    save_model(folder, model, spec)
 
 
 def _held_out_value(task: Task, model: FCN, precision: float, by_masks: bool) -> float:
