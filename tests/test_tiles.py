@@ -98,6 +98,27 @@ def test_the_parts_of_a_network_one_after_the_other_are_the_network(
     assert (stride, offset, field) == (model.stride, model.offset, model.field)
 
 
+def test_a_network_that_cannot_be_taken_apart_gets_tiles_that_suit_its_field() -> None:
+    model, seen = network("mobilenet_v2", output_stride=16), list[tuple[int, int]]()
+
+    class Whole:
+        stride, offset, field, map_size = (
+            model.stride,
+            model.offset,
+            model.field,
+            staticmethod(model.map_size),
+        )
+
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append((images.shape[2], images.shape[3]))
+            return torch.zeros(1, 3, *model.map_size(*seen[-1]))
+
+    photo_tile_scores(Whole(), np.zeros((1900, 2400, 3), np.uint8), device=CPU)
+    assert len(seen) == 2
+    # As a square of four fields or less, where a quarter of each tile's side is computed twice.
+    assert max(rows * columns for rows, columns in seen) <= (4 * model.field) ** 2
+
+
 def test_parts_see_a_small_share_of_their_tiles_and_tiles_have_a_bounded_size() -> None:
     most = 2048 * 2048
     (whole,) = parts_of(network("tiny"), most)

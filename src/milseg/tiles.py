@@ -25,6 +25,8 @@ from milseg.photos import UInt8, normalise
 # Larger photos go through in tiles; of 1 million pixels the widest layers of MobileNetV2 take 0.2 GB.
 TILE_PIXELS = 1024 * 1024
 SMALLEST = 64 * 64
+# A network that cannot be taken apart gets tiles at least so many times as long as what a place sees.
+FIELDS = 4
 # A part ends where its places see more than this share of a tile's side: what tiles overlap by is computed twice.
 SEAM = 0.035
 # Numbers in the widest map of an upper part's tile for each pixel of a tile of the photo: 128 MiB.
@@ -108,17 +110,19 @@ def pieces(
 
 @torch.inference_mode()
 def photo_tile_scores(
-    network: Network, photo: UInt8, *, device: torch.device, most: int = TILE_PIXELS
+    network: Network, photo: UInt8, *, device: torch.device, most: int | None = None
 ) -> torch.Tensor:
     """The scores [1, C, h, w] of a photo uint8 [H, W, 3], as of the whole photo at once.
 
-    In tiles where it has more than `most` pixels. Where the device has too little memory, tiles of a quarter of the
-    pixels are tried, and so on.
+    In tiles where it has more than `most` pixels (None: `TILE_PIXELS`, or more where the network is one part and sees
+    far). Where the device has too little memory, tiles of a quarter of the pixels are tried, and so on.
 
     Raises:
         UserError: not even the smallest tile fits into the device's memory.
     """
     height, width = photo.shape[:2]
+    if most is None:
+        most = TILE_PIXELS if isinstance(network, FCN) else max(TILE_PIXELS, (FIELDS * network.field) ** 2)
     while True:
         try:
             if height * width <= most:
