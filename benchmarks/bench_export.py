@@ -2,12 +2,13 @@
 
     python benchmarks/bench_export.py [--model RUN] [--backbone mobilenet_v2] [--photos FOLDER]
 
-Needs `pip install "milseg[export]"`. All sides take a photo of 500 x 375 from its pixels to its mask, without refiner:
-milseg's own prediction in PyTorch (as `milseg.load` makes it), and the exported graph alone. Each is tried with every
-number of threads from 1 to the processors' and runs with its best. They take turns, photo by photo, so that a busy
-machine meets all alike; --clock processor counts processor time in place of time on the wall. Without --model,
-a network with random weights is timed. Prints medians, the share of equal mask pixels, ratios, and one JSON line last,
-where "ratio" is the better of the two over PyTorch.
+Needs `pip install "milseg[export]"`. All sides take a photo of 500 x 375 from its pixels to its mask, without walk and
+refiner: milseg's own prediction in PyTorch (as `milseg.load` makes it), and the exported graph alone, by ONNX Runtime
+in 8 bits too (`milseg export --int8`, its scales from these photos). Each is tried with every number of threads from 1
+to the processors' and runs with its best. They take turns, photo by photo, so that a busy machine meets all alike;
+--clock processor counts processor time in place of time on the wall. Without --model, random weights are timed.
+Prints medians, the share of equal mask pixels, ratios, and one JSON line last, where "ratio" is the better of ONNX
+Runtime and OpenVINO over PyTorch, 8 bits left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ import torch
 from PIL import Image
 
 from milseg.checkpoint import ModelSpec, load_model
-from milseg.export import openvino_model, write_onnx
+from milseg.eight_bits import in_eight_bits
+from milseg.export import onnx_model, openvino_model
 from milseg.exported import needed
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
@@ -55,10 +57,14 @@ def main() -> None:
     photos = [photo_of(options.photos, number) for number in range(options.repeats)]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        write_onnx(model, spec, path)
+        exact = onnx_model(model, spec)
+        path.write_bytes(exact.SerializeToString())
+        rough = Path(folder) / "rough.onnx"
+        rough.write_bytes(in_eight_bits(exact, photos).SerializeToString())
         makers = {
             "torch": lambda threads: torch_side(Segmenter(model, spec, network=folded(model)), threads),
             "onnxruntime": lambda threads: onnxruntime_side(path, threads),
+            "onnxruntime in 8 bits": lambda threads: onnxruntime_side(rough, threads),
             "openvino": lambda threads: openvino_side(path, threads),
         }
         sides = {name: tuned(name, make, photos[:3], clock) for name, make in makers.items()}
@@ -86,12 +92,12 @@ def main() -> None:
 
 
 def model_of(folder: Path | None, backbone: str) -> tuple[FCN, ModelSpec]:
-    """A network and its settings, refiner left out."""
+    """A network and its settings, walk and refiner left out, as the files leave them out."""
     if folder is None:
         spec = ModelSpec(backbone=backbone, classes=tuple("abcdefg"), longest_side=320)
         return build_fcn(backbone, 7).eval(), replace(spec, inference=InferenceConfig(flip=True))
     model, spec = load_model(folder)
-    return model, replace(spec, inference=replace(spec.inference, refine="none"))
+    return model, replace(spec, inference=replace(spec.inference, refine="none", walk=0))
 
 
 def tuned(name: str, make: Callable[[int], Side], photos: list[UInt8], clock: Callable[[], float]) -> Side:

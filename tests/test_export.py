@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from milseg.checkpoint import ModelSpec, save_model
 from milseg.cli import main
@@ -21,7 +22,7 @@ from milseg.models.backbones import build_fcn
 from milseg.options import ExportOptions, InferenceConfig
 from milseg.photo_graph import PhotoGraph
 from milseg.prior import Prior
-from milseg.segmenter import Segmenter
+from milseg.segmenter import Segmenter, load
 
 CLASSES = ("background", "cat", "cow", "dog")
 LONGEST = 48
@@ -178,6 +179,67 @@ def test_views_and_prior_are_inside(tmp_path: Path) -> None:
     # The settings matter here: without them the masks are others.
     plain = Segmenter(segmenter.model, spec_of(PLAIN))
     assert same(plain.segment(photos[-2]).mask, segmenter.segment(photos[-2]).mask) < 0.95
+
+
+def photo_folder(folder: Path) -> Path:
+    folder.mkdir()
+    for number, size in enumerate([*SMALL, *LARGE, (48, 40), (60, 90)]):
+        Image.fromarray(blocks(*size)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no photo")
+    return folder
+
+
+@pytest.mark.parametrize("inference", [PLAIN, VIEWS], ids=["one view", "views"])
+def test_eight_bits_are_nearly_the_same_masks_from_a_smaller_file(
+    tmp_path: Path, inference: InferenceConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for needed in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(needed)
+    import onnx
+
+    exact, segmenter = export(tmp_path, ".onnx", spec_of(inference))
+    rough = tmp_path / "rough.onnx"
+    words = ["export", "--model", str(tmp_path / "model"), "--out", str(rough)]
+    assert main([*words, "--int8", str(photo_folder(tmp_path / "photos"))]) == 0
+    assert "8 bits, scales from 11 photos: " in capsys.readouterr().out
+    proto = onnx.load(str(rough))
+    kinds = [node.op_type for node in proto.graph.node]
+    views = len(inference.scales)
+    # Each convolution of each size of view takes numbers that were 8 bits, and no mask is interpolated in 8 bits.
+    maker = {name: node.op_type for node in proto.graph.node for name in node.output}
+    taken = [maker[node.input[0]] for node in proto.graph.node if node.op_type == "Conv"]
+    assert taken == ["DequantizeLinear"] * 8 * views
+    assert {
+        maker.get(name) for node in proto.graph.node if node.op_type == "MatMul" for name in node.input
+    }.isdisjoint({"QuantizeLinear"}), kinds
+    photos = [blocks(*size) for size in LARGE[1:3]]
+    masks = masks_of(rough, photos)
+    agreed = [same(mask, segmenter.segment(photo).mask) for photo, mask in zip(photos, masks, strict=True)]
+    assert 0.8 < min(agreed) < 1
+    assert rough.stat().st_size < exact.stat().st_size
+    # In the place of a model folder: the network inside is the one in 8 bits.
+    quick, plain = load(rough), load(exact)
+    assert quick.inference == plain.inference
+    difference = np.abs(quick.segment(photos[0]).scores - plain.segment(photos[0]).scores)
+    assert 0 < difference.max() < 0.2 * np.abs(plain.segment(photos[0]).scores).max()
+
+
+def test_eight_bits_need_photos_that_can_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    save_model(tmp_path / "model", network(), spec_of(PLAIN))
+    (tmp_path / "photos").mkdir()
+    words = ["export", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "a.onnx"), "--int8"]
+    assert main([*words, str(tmp_path / "photos")]) == 2
+    assert "photos: no photo in this folder" in capsys.readouterr().err
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no photo")
+    assert main([*words, str(tmp_path / "photos")]) == 2
+    assert "--int8: none of the photos can be read, such as " in capsys.readouterr().err
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def test_only_onnx_is_written_in_eight_bits() -> None:
+    with pytest.raises(UserError, match="only ONNX files"):
+        ExportOptions(model=Path("m"), out=Path("a.xml"), int8="photos")
 
 
 @pytest.mark.slow

@@ -61,9 +61,14 @@ def test_one_call_is_convolution_then_relu(activation: nn.Module) -> None:
 
 
 def test_without_the_call_the_relu_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("milseg.models.folded._one_call", lambda: False)
+    monkeypatch.setattr("milseg.models.folded._has_call", lambda: False)
     quick = folded(build_fcn("tiny", 3).eval())
     assert not any(isinstance(module, ActivatedConv) for module in quick.modules())
+
+
+def test_a_network_for_export_has_torch_layers_alone() -> None:
+    quick = folded(build_fcn("tiny", 3).eval(), one_call=False)
+    assert not any(isinstance(module, ActivatedConv | nn.BatchNorm2d) for module in quick.modules())
 
 
 def test_nothing_to_fold_nothing_copied() -> None:

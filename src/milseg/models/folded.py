@@ -10,13 +10,16 @@ from torch import nn
 from milseg.models.fcn import FCN
 
 
-def folded(model: FCN) -> FCN:
+def folded(model: FCN, *, one_call: bool = True) -> FCN:
     """A copy for inference that gives the same scores up to rounding; the model itself stays as it is.
 
     In evaluation mode batch norm multiplies each channel by gamma / sqrt(variance + eps) and adds a number, which the
     rows of the convolution before it can do as well. Weights lie channels-last, which CPUs compute fastest; there a
     ReLU becomes the last step of its convolution, so that a map is written once. A network without batch norm comes
     back itself: there is little to save.
+
+    Args:
+        one_call: join ReLU too; without it the network has torch's own layers alone, as its export needs.
 
     >>> from milseg.models.backbones import build_fcn
     >>> model, photo = build_fcn("tiny", 3).eval(), torch.rand(1, 3, 20, 30)
@@ -28,7 +31,7 @@ def folded(model: FCN) -> FCN:
         return model
     network = copy.deepcopy(model).eval().requires_grad_(False)
     _fold(network)
-    if _one_call():
+    if one_call and _has_call():
         for module in network.modules():
             if isinstance(module, nn.Sequential):
                 _with_activations(module)
@@ -75,7 +78,7 @@ class ActivatedConv(nn.Conv2d):
         return made
 
 
-def _one_call() -> bool:
+def _has_call() -> bool:
     """Whether this torch has the call, which its own compiler makes too."""
     return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
