@@ -25,10 +25,11 @@ from milseg.photos import UInt8, normalise
 # Larger photos go through in tiles; of 1 million pixels the widest layers of MobileNetV2 take 0.2 GB.
 TILE_PIXELS = 1024 * 1024
 SMALLEST = 64 * 64
-# A network that cannot be taken apart gets tiles at least so many times as long as what a place sees.
-FIELDS = 4
 # A part ends where its places see more than this share of a tile's side: what tiles overlap by is computed twice.
 SEAM = 0.035
+# It ends on a map of no more than so many numbers for each pixel of the photo, as rows of that map are kept; where a
+# network has no such map early enough, tiles of the photo are up to twice as long.
+KEPT_NUMBERS = 2
 # Numbers in the widest map of an upper part's tile for each pixel of a tile of the photo: 128 MiB.
 UPPER_NUMBERS = 32
 
@@ -110,19 +111,17 @@ def pieces(
 
 @torch.inference_mode()
 def photo_tile_scores(
-    network: Network, photo: UInt8, *, device: torch.device, most: int | None = None
+    network: Network, photo: UInt8, *, device: torch.device, most: int = TILE_PIXELS
 ) -> torch.Tensor:
     """The scores [1, C, h, w] of a photo uint8 [H, W, 3], as of the whole photo at once.
 
-    In tiles where it has more than `most` pixels (None: `TILE_PIXELS`, or more where the network is one part and sees
-    far). Where the device has too little memory, tiles of a quarter of the pixels are tried, and so on.
+    In tiles where it has more than `most` pixels. Where the device has too little memory, tiles of a quarter of the
+    pixels are tried, and so on.
 
     Raises:
         UserError: not even the smallest tile fits into the device's memory.
     """
     height, width = photo.shape[:2]
-    if most is None:
-        most = TILE_PIXELS if isinstance(network, FCN) else max(TILE_PIXELS, (FIELDS * network.field) ** 2)
     while True:
         try:
             if height * width <= most:
@@ -152,36 +151,55 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def parts_of(network: Network, most: int) -> tuple[Part, ...]:
-    """A network cut into parts, for photos in tiles of `most` pixels.
+    """A network cut into parts, for photos in tiles of some `most` pixels.
 
     One that cannot be taken apart, such as an exported one, is one part.
     """
-    side = math.isqrt(most)
     if not isinstance(network, FCN):
 
         def length(pixels: int) -> int:
             return network.map_size(pixels, pixels)[0]
 
-        return (Part(network, network.stride, network.offset, network.field, length, side),)
-    found, modules, layers, widest = list[Part](), list[nn.Module](), list[Layer](), 1
+        return (
+            Part(
+                network, network.stride, network.offset, network.field, length, _lowest(most, network.field)
+            ),
+        )
+    found, modules, layers, widest, stride = list[Part](), list[nn.Module](), list[Layer](), 1, 1
+
+    def part() -> Part:
+        side = _upper(most, widest) if found else _lowest(most, geometry(layers).field)
+        return _part(modules, layers, side)
+
     for module in network.in_order():
-        own = list(spatial_layers(module))
-        more, channels = [*layers, *own], max(widest, _widest(module))
-        # Never before a layer that may work in place: the map before it belongs to several tiles.
-        if own and layers and geometry(more).field > SEAM * _side(most, channels, first=not found):
-            found.append(_part(modules, layers, _side(most, widest, first=not found)))
-            modules, more, channels = [], own, _widest(module)
+        own, convolutions = list(spatial_layers(module)), _convolutions(module)
+        # Before a convolution alone, which works in place on nothing: the map before it belongs to several tiles.
+        if layers and convolutions and convolutions[0].in_channels <= KEPT_NUMBERS * stride**2:
+            wider = max(widest, *(layer.out_channels for layer in convolutions))
+            side = _upper(most, wider) if found else math.isqrt(most)
+            if geometry([*layers, *own]).field > SEAM * side:
+                found.append(part())
+                modules, layers, widest = [], [], 1
         modules.append(module)
-        layers, widest = more, channels
-    return (*found, _part(modules, layers, _side(most, widest, first=not found)))
+        layers += own
+        widest = max([widest, *(layer.out_channels for layer in convolutions)])
+        stride *= math.prod(layer.stride for layer in own)
+    return (*found, part())
 
 
-def _side(most: int, widest: int, *, first: bool) -> int:
-    return math.isqrt(most if first else most * UPPER_NUMBERS // widest)
+def _lowest(most: int, field: int) -> int:
+    """The side of a tile of the photo."""
+    side = math.isqrt(most)
+    return max(side, min(2 * side, round(field / SEAM)))
 
 
-def _widest(module: nn.Module) -> int:
-    return max((part.out_channels for part in module.modules() if isinstance(part, nn.Conv2d)), default=1)
+def _upper(most: int, widest: int) -> int:
+    """The side of a tile of a map, of layers that make so many channels."""
+    return math.isqrt(most * UPPER_NUMBERS // widest)
+
+
+def _convolutions(module: nn.Module) -> list[nn.Conv2d]:
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d)]
 
 
 def _part(modules: Sequence[nn.Module], layers: Sequence[Layer], side: int) -> Part:
@@ -222,7 +240,11 @@ class _Band:
             self._kept.append(next(self._strips))
         while self._first + self._kept[0].shape[2] <= start:
             self._first += self._kept.pop(0).shape[2]
-        return torch.cat(self._kept, dim=2)[:, :, start - self._first : stop - self._first]
+        first, parts = self._first, list[torch.Tensor]()
+        for strip in self._kept:
+            parts.append(strip[:, :, max(0, start - first) : stop - first])
+            first += strip.shape[2]
+        return torch.cat(parts, dim=2)
 
 
 def _strips(
@@ -242,7 +264,8 @@ def _strips(
         for n in size
     )
     for row in down:
-        band = rows(row.start, row.stop)
+        band: UInt8 | torch.Tensor | None = rows(row.start, row.stop)
+        assert band is not None
         strip: torch.Tensor | None = None
         for column in across:
             made = part.run(_image(band, device, slice(column.start, column.stop)))
@@ -254,6 +277,7 @@ def _strips(
                 :, :, row.first - above : row.last - above, column.first - left : column.last - left
             ]
         assert strip is not None
+        band = None  # before the next one is made
         yield strip
 
 
