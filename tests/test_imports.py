@@ -35,7 +35,7 @@ LAYERS = (
         "training_time",
     ),
     ("exported", "hub", "photo_graph", "plan", "views"),
-    ("segmenter",),
+    ("eight_bits", "segmenter"),
     (
         "annotations",
         "calibration",
