@@ -7,17 +7,15 @@ Only the network is changed: resizing, interpolation and the rest of the file st
 from __future__ import annotations
 
 import importlib
-import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from milseg.errors import UserError
-from milseg.exported import needed
+from milseg.exported import cpu_session, needed, quiet
 from milseg.photo_inputs import PhotoFile
 from milseg.photos import UInt8, open_photo
 
@@ -55,7 +53,9 @@ def in_eight_bits(proto: Any, photos: Sequence[UInt8]) -> Any:
             photo = next(waiting, None)
             return None if photo is None else {"photo": photo[None]}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    # The tools advise to prepare the model, which does nothing for graphs whose sizes are open, and warn of maps
+    # outside the network, of which they compute scales that nothing uses.
+    with tempfile.TemporaryDirectory() as folder, quiet(""):
         exact, out = Path(folder) / "exact.onnx", Path(folder) / "rough.onnx"
         # As a file: given the model itself, the tools move its weights out of it.
         exact.write_bytes(proto.SerializeToString())
@@ -97,30 +97,10 @@ def network_nodes(nodes: Sequence[Any]) -> set[str]:
 
 def agreement(one: Any, other: Any, photos: Sequence[UInt8]) -> tuple[float, float]:
     """The share of pixels of these photos for which two files give the same class: of all, and of the worst photo."""
-    runtime = needed("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    sessions = [
-        runtime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for proto in (one, other)
-    ]
+    sessions = [cpu_session(proto) for proto in (one, other)]
     equal = []
     for photo in photos:
         masks = [session.run(["mask"], {"photo": photo[None]})[0] for session in sessions]
         equal.append((int((masks[0] == masks[1]).sum()), masks[0].size))
     pixels, all_pixels = np.sum(equal, axis=0)
     return float(pixels / all_pixels), min(same / size for same, size in equal)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tools' advice to prepare the model, which does nothing for graphs whose sizes are open, and without
-    what NumPy says of maps outside the network, of which they compute scales that nothing uses."""
-    logger = logging.getLogger()
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        logger.setLevel(before)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import torch
 from milseg.checkpoint import ModelSpec, load_model, spec_record
 from milseg.eight_bits import agreement, calibration_photos, in_eight_bits
 from milseg.errors import UserError
-from milseg.exported import FORMAT, needed
+from milseg.exported import FORMAT, needed, quiet
 from milseg.files import atomic_path, check_writable, remove_leftovers
 from milseg.hub import local_folder
 from milseg.models.fcn import FCN
@@ -95,7 +92,7 @@ def traced(model: FCN, spec: ModelSpec, *, inner: bool = False) -> torch.export.
 
 def onnx_model(model: FCN, spec: ModelSpec) -> Any:
     """The photo graph as an `onnx.ModelProto`, metadata included."""
-    with _quiet():
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             traced(model, spec, inner=True),
             dynamo=True,
@@ -190,7 +187,7 @@ def openvino_model(path: Path) -> Any:
 
 def write_torch(model: FCN, spec: ModelSpec, out: Path) -> None:
     """A program of torch.export; `torch.export.load(FILE).module()` runs it."""
-    with _quiet():
+    with quiet("torch.onnx"):
         program = traced(model, spec)
     with atomic_path(out) as temporary:
         torch.export.save(program, temporary, extra_files=metadata(model, spec))
@@ -198,17 +195,3 @@ def write_torch(model: FCN, spec: ModelSpec, out: Path) -> None:
 
 WRITERS = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}
 PACKAGES = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own insides."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

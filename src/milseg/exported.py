@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +98,8 @@ def load_exported(path: Path) -> tuple[ExportedNetwork, ModelSpec]:
         raise UserError(
             f"{path}: milseg predicts with model folders and .onnx files; export it with --to onnx"
         )
-    onnx, onnxruntime = needed("onnx"), needed("onnxruntime")
+    onnx = needed("onnx")
+    needed("onnxruntime")
     damaged = "damaged or cut short; copy it again, or export it again"
     try:
         data = path.read_bytes()
@@ -117,13 +122,8 @@ def load_exported(path: Path) -> tuple[ExportedNetwork, ModelSpec]:
         inside = _between(onnx, proto, facts.input, facts.output)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: {damaged} ({_short(error)})") from None
-    threads = onnxruntime.SessionOptions()
-    threads.intra_op_num_threads = torch.get_num_threads()
-    threads.log_severity_level = 4  # its errors are told below
     try:
-        session = onnxruntime.InferenceSession(
-            inside.SerializeToString(), threads, providers=["CPUExecutionProvider"]
-        )
+        session = cpu_session(inside)
     except Exception as error:  # nor have onnxruntime's
         raise UserError(f"{path}: {damaged} ({_short(error)})") from None
     return ExportedNetwork(session, facts, len(spec.classes)), spec
@@ -184,6 +184,31 @@ def _between(onnx: Any, proto: Any, start: str, end: str) -> Any:
         functions=list(proto.functions),
         ir_version=proto.ir_version,
     )
+
+
+def cpu_session(proto: Any) -> Any:
+    """An ONNX Runtime session for an `onnx.ModelProto`, with as many threads as torch; it says nothing by itself."""
+    onnxruntime = needed("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # whoever calls tells its errors
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Without the remarks of other programs on their own insides: warnings, and what the logger of that name says."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def needed(package: str) -> Any:

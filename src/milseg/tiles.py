@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from milseg.errors import UserError
-from milseg.models.fcn import FCN, Layer, geometry, map_length, spatial_layers
+from milseg.models.fcn import FCN, Geometry, Layer, geometry, map_length, spatial_layers
 from milseg.photos import UInt8, normalise
 
 # Larger photos go through in tiles; of 1 million pixels the widest layers of MobileNetV2 take 0.2 GB.
@@ -156,15 +156,9 @@ def parts_of(network: Network, most: int) -> tuple[Part, ...]:
     One that cannot be taken apart, such as an exported one, is one part.
     """
     if not isinstance(network, FCN):
-
-        def length(pixels: int) -> int:
-            return network.map_size(pixels, pixels)[0]
-
-        return (
-            Part(
-                network, network.stride, network.offset, network.field, length, _lowest(most, network.field)
-            ),
-        )
+        place = Geometry(network.stride, network.offset, network.field)
+        side = _lowest(most, network.field)
+        return (Part(network, *place, lambda pixels: network.map_size(pixels, pixels)[0], side),)
     found, modules, layers, widest, stride = list[Part](), list[nn.Module](), list[Layer](), 1, 1
 
     def part() -> Part:
@@ -173,16 +167,16 @@ def parts_of(network: Network, most: int) -> tuple[Part, ...]:
 
     for module in network.in_order():
         own, convolutions = list(spatial_layers(module)), _convolutions(module)
+        channels = [layer.out_channels for layer in convolutions]
         # Before a convolution alone, which works in place on nothing: the map before it belongs to several tiles.
         if layers and convolutions and convolutions[0].in_channels <= KEPT_NUMBERS * stride**2:
-            wider = max(widest, *(layer.out_channels for layer in convolutions))
-            side = _upper(most, wider) if found else math.isqrt(most)
+            side = _upper(most, max(widest, *channels)) if found else math.isqrt(most)
             if geometry([*layers, *own]).field > SEAM * side:
                 found.append(part())
                 modules, layers, widest = [], [], 1
         modules.append(module)
         layers += own
-        widest = max([widest, *(layer.out_channels for layer in convolutions)])
+        widest = max([widest, *channels])
         stride *= math.prod(layer.stride for layer in own)
     return (*found, part())
 
@@ -264,8 +258,7 @@ def _strips(
         for n in size
     )
     for row in down:
-        band: UInt8 | torch.Tensor | None = rows(row.start, row.stop)
-        assert band is not None
+        band = rows(row.start, row.stop)
         strip: torch.Tensor | None = None
         for column in across:
             made = part.run(_image(band, device, slice(column.start, column.stop)))
@@ -277,7 +270,7 @@ def _strips(
                 :, :, row.first - above : row.last - above, column.first - left : column.last - left
             ]
         assert strip is not None
-        band = None  # before the next one is made
+        del band, made  # before the next ones are made
         yield strip
 
 

@@ -39,8 +39,8 @@ STEPS = ("plain", "views", "walked", "refined", "prior")  # each with what came 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
     """Train every rule with every seed and score it; writes compare.json, compare.md and compare.png.
 
-    Finished runs are kept as files of their own, so `--resume` goes on with what is missing. Each row's network is a
-    model folder, `runs/RULE-SEED/model` or `.../round-N/model`.
+    Finished runs are kept as files of their own, so `--resume` goes on with what is missing. Each row's network, but
+    cam's, is a model folder, `runs/RULE-SEED/model` or `.../round-N/model`.
 
     Raises:
         UserError: an unknown rule, a rule that learns from masks where there are none, or anything at fault with the
