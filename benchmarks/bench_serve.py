@@ -307,7 +307,8 @@ def serve_plainly(name: str, folder: str, threads: int) -> None:
         mask.save(out, format="PNG")
         return Response(out.getvalue(), media_type="image/png")
 
-    listener = socket.socket()
+    # As uvicorn's own, which sends without delay.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(128)
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)

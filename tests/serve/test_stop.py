@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +101,27 @@ def test_one_server_a_port() -> None:
             listen("127.0.0.1", first.getsockname()[1])
     finally:
         first.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_are_sent_without_delay(host: str) -> None:
+    async def no_delay() -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted = writer.get_extra_info("socket")
+            found.set_result(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        try:
+            listener = listen(host, 0)
+        except UserError:
+            pytest.skip(f"this machine has no {host}")
+        async with await asyncio.start_server(connected, sock=listener):
+            with socket.create_connection(listener.getsockname()[:2]):
+                return await asyncio.wait_for(found, 10)
+
+    assert asyncio.run(no_delay())
 
 
 def test_a_token_is_one_word(tmp_path: Path) -> None:
