@@ -9,17 +9,24 @@ from torch import nn
 
 from milseg.models.fcn import FCN
 
+# Weights of at least so many numbers are laid out once, which is a large part of such a layer's time. Small ones are
+# not: a layout for another size of map can be much slower than torch's own choice each time.
+LARGE = 2**20
+# Side of the map that they are laid out for.
+TYPICAL_SIDE = 20
+
 
 def folded(model: FCN, *, one_call: bool = True) -> FCN:
     """A copy for inference that gives the same scores up to rounding; the model itself stays as it is.
 
     In evaluation mode batch norm multiplies each channel by gamma / sqrt(variance + eps) and adds a number, which the
-    rows of the convolution before it can do as well. Weights lie channels-last, which CPUs compute fastest; there a
-    ReLU becomes the last step of its convolution, so that a map is written once. A network without batch norm comes
-    back itself: there is little to save.
+    rows of the convolution before it can do as well. In float32 on a CPU three things more: a ReLU becomes the last
+    step of its convolution, so that a map is written once; a convolution of 1 x 1 becomes the product of two matrices
+    that it is; and large weights lie as oneDNN computes with them. Others lie channels-last. Where there is nothing to
+    do, the model comes back itself.
 
     Args:
-        one_call: join ReLU too; without it the network has torch's own layers alone, as its export needs.
+        one_call: do those three too; without it the network has torch's own layers alone, as its export needs.
 
     >>> from milseg.models.backbones import build_fcn
     >>> model, photo = build_fcn("tiny", 3).eval(), torch.rand(1, 3, 20, 30)
@@ -27,21 +34,24 @@ def folded(model: FCN, *, one_call: bool = True) -> FCN:
     ...     bool(torch.allclose(folded(model)(photo), model(photo), atol=1e-5))
     True
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    joins = one_call and _has_calls(model)
+    if not joins and not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model
-    network = copy.deepcopy(model).eval().requires_grad_(False)
+    # What will be laid out anew is not copied before: VGG-16 has half a gigabyte of it.
+    large = [
+        conv.weight for conv in model.modules() if isinstance(conv, nn.Conv2d) and joins and _is_large(conv)
+    ]
+    network = copy.deepcopy(model, {id(weight): weight for weight in large}).eval()
     _fold(network)
-    if one_call and _has_call():
-        for module in network.modules():
-            if isinstance(module, nn.Sequential):
-                _with_activations(module)
-    return network.to(memory_format=torch.channels_last)
+    if joins:
+        _join(network)
+    return network.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-class ActivatedConv(nn.Conv2d):
-    """A convolution and the ReLU after it, float32 on a CPU in one call of oneDNN; elsewhere one after the other."""
+class JoinedConv(nn.Conv2d):
+    """A convolution and the ReLU after it, where there is one, in one call of oneDNN; float32 on a CPU alone."""
 
-    def __init__(self, conv: nn.Conv2d, activation: nn.Module) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None = None) -> None:
         sizes = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         super().__init__(
             conv.in_channels,
@@ -52,50 +62,85 @@ class ActivatedConv(nn.Conv2d):
             device="meta",
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self.activation = activation
-        # oneDNN's name for it, and its numbers.
-        self._named: tuple[str, list[float]] = (
-            ("hardtanh", [0.0, 6.0]) if isinstance(activation, nn.ReLU6) else ("relu", [])
-        )
+        # oneDNN's name for the activation, and its numbers.
+        self._after: tuple[str, list[float], str] = ("none", [], "")
+        if activation is not None:
+            bounded = isinstance(activation, nn.ReLU6)
+            self._after = ("hardtanh", [0.0, 6.0], "") if bounded else ("relu", [], "")
+        self._laid_out: torch.Tensor | None = None
+        if _is_large(conv):
+            size = [1, self.in_channels, TYPICAL_SIDE, TYPICAL_SIDE]
+            self._laid_out = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight.detach(), self.padding, self.stride, self.dilation, self.groups, size
+            )
+            del self.weight
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if input.device.type != "cpu" or input.dtype != torch.float32:
-            found: torch.Tensor = self.activation(super().forward(input))
-            return found
-        name, numbers = self._named
-        made: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+        made: torch.Tensor
+        if _is_product(self):
+            places = input.permute(0, 2, 3, 1)
+            made = torch.ops.mkldnn._linear_pointwise(
+                places, self.weight.view(self.out_channels, -1), self.bias, *self._after
+            )
+            return made.permute(0, 3, 1, 2)
+        made = torch.ops.mkldnn._convolution_pointwise(
             input,
-            self.weight,
+            self.weight if self._laid_out is None else self._laid_out,
             self.bias,
             self.padding,
             self.stride,
             self.dilation,
             self.groups,
-            name,
-            numbers,
-            "",
+            *self._after,
         )
         return made
 
 
-def _has_call() -> bool:
-    """Whether this torch has the call, which its own compiler makes too."""
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+def _is_product(conv: nn.Conv2d) -> bool:
+    """Whether every place's output comes from its own input alone, all channels to all."""
+    return conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
 
 
-def _with_activations(parent: nn.Sequential) -> None:
-    """In a sequence what follows a convolution is what works on its map; in other modules nothing says so."""
-    before: str | None = None
-    for name, child in list(parent.named_children()):
-        if isinstance(child, nn.Conv2d):
-            before = name
-        elif isinstance(child, nn.ReLU | nn.ReLU6) and before is not None:
-            conv = getattr(parent, before)
-            setattr(parent, before, ActivatedConv(conv, child))
-            setattr(parent, name, nn.Identity())
-            before = None
-        elif not isinstance(child, nn.Identity):
-            before = None
+def _is_large(conv: nn.Conv2d) -> bool:
+    return conv.weight.numel() >= LARGE and not _is_product(conv)
+
+
+def _has_calls(model: FCN) -> bool:
+    """Whether the model is for oneDNN, and this torch has the calls, which its own compiler makes too."""
+    first = next(model.parameters())
+    calls = ("_convolution_pointwise", "_linear_pointwise", "_reorder_convolution_weight")
+    return (
+        first.device.type == "cpu"
+        and first.dtype == torch.float32
+        and torch._C._has_mkldnn
+        and all(hasattr(torch.ops.mkldnn, call) for call in calls)
+    )
+
+
+def _join(parent: nn.Module) -> None:
+    """Every convolution that one call serves better becomes one."""
+    children = [
+        (name, child) for name, child in parent.named_children() if not isinstance(child, nn.Identity)
+    ]
+    names = [name for name, _ in children]
+    for i, (name, child) in enumerate(children):
+        if not isinstance(child, nn.Conv2d):
+            _join(child)
+            continue
+        relu = _relu_of(parent, name, names[i + 1 :])
+        if relu is not None or _is_product(child) or _is_large(child):
+            setattr(parent, name, JoinedConv(child, None if relu is None else getattr(parent, relu)))
+        if relu is not None:
+            setattr(parent, relu, nn.Identity())
+
+
+def _relu_of(parent: nn.Module, name: str, following: list[str]) -> str | None:
+    """What the ReLU is called that works on a convolution's map alone.
+
+    In a sequence it is what follows; SqueezeNet names it after its convolution. In other modules nothing says so.
+    """
+    after = following[0] if isinstance(parent, nn.Sequential) and following else f"{name}_activation"
+    return after if isinstance(getattr(parent, after, None), nn.ReLU | nn.ReLU6) else None
 
 
 def _fold(parent: nn.Module) -> None:
