@@ -257,21 +257,29 @@ def _strips(
         pieces(n, part.length(n), part.side, stride=part.stride, offset=part.offset, field=part.field)
         for n in size
     )
+    most, width = max(row.last - row.first for row in down), across[-1].last
+    channels = 0  # known once a tile is done
     for row in down:
         band = rows(row.start, row.stop)
-        strip: torch.Tensor | None = None
+        # Made before the tiles' own maps, and as large each time, it lies where the one before lay; between them it
+        # would cut the memory that they leave into pieces too small for the next tile's.
+        kept = _empty(channels, most, width)
         for column in across:
             made = part.run(_image(band, device, slice(column.start, column.stop)))
-            if strip is None:
-                shape = (1, made.shape[1], row.last - row.first, across[-1].last)
-                strip = torch.empty(shape, memory_format=torch.channels_last)
+            if not channels:
+                channels = made.shape[1]
+                kept = _empty(channels, most, width)
+            strip = kept[:, :, : row.last - row.first]
             above, left = row.start // part.stride, column.start // part.stride
             strip[:, :, :, column.first : column.last] = made[
                 :, :, row.first - above : row.last - above, column.first - left : column.last - left
             ]
-        assert strip is not None
         del band, made  # before the next ones are made
         yield strip
+
+
+def _empty(channels: int, height: int, width: int) -> torch.Tensor:
+    return torch.empty(1, channels, height, width, memory_format=torch.channels_last)
 
 
 def _image(photo: UInt8 | torch.Tensor, device: torch.device, columns: slice = slice(None)) -> torch.Tensor:
