@@ -12,6 +12,7 @@ from milseg import distributed
 from milseg.bags import BACKGROUND, VOID, BagSet, load_mask, load_photo, mask_values_for
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.photos import UInt8, open_mask
 from milseg.predict import masks_from_scores, photo_scores
 from milseg.scores import Evaluation, Scores
@@ -131,12 +132,12 @@ def evaluate_model(
     Raises:
         UserError: no photos, or a photo without a mask.
     """
-    model.eval()
+    network = folded(model.eval())
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
     with distributed.agreed():
         for photo, truth in _photos_and_truth(bags, progress):
             size = (photo.shape[0], photo.shape[1])
-            scores, seen = photo_scores(model, photo, longest_side=longest_side)
+            scores, seen = photo_scores(network, photo, longest_side=longest_side)
             for reading, evaluation in evaluations.items():
                 mask = masks_from_scores(
                     scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen

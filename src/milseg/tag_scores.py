@@ -13,6 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from milseg.bags import PRESENT, UNKNOWN, BagSet, load_photo
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
+from milseg.pipeline import ahead
 from milseg.predict import photo_scores
 
 
@@ -65,10 +67,10 @@ def average_precisions(
 
 def score_tags(model: FCN, bags: BagSet, *, longest_side: int | None = None) -> TagScores:
     """Score the model's tags on a set; opens photos, never masks. The model is left in evaluation mode."""
-    model.eval()
+    network = folded(model.eval())
     rows, shares = [], np.zeros(len(bags.classes))
-    for bag in bags.bags:
-        scores, _ = photo_scores(model, load_photo(bag), longest_side=longest_side)
+    for _, photo in ahead(load_photo, bags.bags, workers=1):
+        scores, _ = photo_scores(network, photo, longest_side=longest_side)
         rows.append(photo_tag_scores(scores))
         top = scores.argmax(dim=1).flatten().cpu().numpy()
         shares += np.bincount(top, minlength=len(bags.classes)) / top.size

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from milseg.bags import BagSet, load_mask, load_photo
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.predict import photo_scores, top_class, upsample
 from milseg.scores import Evaluation
 
@@ -40,13 +41,13 @@ def cam_scores(
     model: FCN, val: BagSet, *, longest_side: int | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Mean IU at the best threshold, and that threshold; class 0 is the background."""
-    model.eval()
+    network = folded(model.eval())
     evaluations = {threshold: Evaluation(val.classes) for threshold in THRESHOLDS}
     for bag in tqdm(val.bags, desc="score maps", unit="photo", disable=not progress):
         photo = load_photo(bag)
         size = (photo.shape[0], photo.shape[1])
         truth = load_mask(bag, val, size=size)
-        scores, seen = photo_scores(model, photo, longest_side=longest_side)
+        scores, seen = photo_scores(network, photo, longest_side=longest_side)
         maps = activation_maps(scores.cpu())[None]
         fine = upsample(maps, size, stride=model.stride, offset=model.offset, input_size=seen)
         for threshold, evaluation in evaluations.items():
