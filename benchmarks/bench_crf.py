@@ -29,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from milseg.devices import keep_freed_memory
 from milseg.photos import UInt8
 from milseg.refine import dense_crf
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--noise", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # for both
     if options.noise is not None:
         print(json.dumps({"peak_mib": noise_peak(options.noise)}))
         return

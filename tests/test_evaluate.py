@@ -76,6 +76,21 @@ def test_agrees_with_slow_loops(seed: int) -> None:
         assert scores.per_class_iu[name] == pytest.approx(slow_iu(prediction, truth, c))
 
 
+@pytest.mark.parametrize("length", [1, 9, 40])
+@pytest.mark.parametrize("block", [50, 1 << 20])
+def test_runs_of_equal_pixels_agree_with_slow_loops(
+    length: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Runs are counted as one where they are long, and may go on from one block to the next.
+    monkeypatch.setattr("milseg.scores._BLOCK", block)
+    prediction, truth = (np.repeat(part, length)[7:] for part in random_masks(length, 5, (60,)))
+    truth = np.roll(truth, 3)
+    assert confusion(prediction, truth, 5).tolist() == slow_confusion(prediction, truth, 5)
+    truth[-1] = 17
+    with pytest.raises(UserError, match="truth: holds the value 17"):
+        confusion(prediction, truth, 5)
+
+
 @given(
     parts=st.lists(st.tuples(st.integers(0, 99), st.integers(1, 6), st.integers(1, 6)), max_size=5),
     classes=st.integers(1, 5),

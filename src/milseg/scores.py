@@ -20,7 +20,7 @@ from milseg.photos import UInt8
 
 Matrix = NDArray[np.int64]
 
-# Pixels counted at a time: np.bincount widens them to 8 bytes each.
+# Pixels counted at a time; of noise np.bincount widens them to 8 bytes each.
 _BLOCK = 1 << 20
 
 
@@ -49,15 +49,31 @@ def confusion(prediction: ArrayLike, truth: ArrayLike, classes: int) -> Matrix:
         raise UserError(
             f"prediction {list(np.shape(prediction))} and truth {list(np.shape(truth))} differ in shape"
         )
-    counts = np.zeros(256 * 256, dtype=np.int64)
+    found = np.zeros((classes + 1) ** 2, dtype=np.int64)
     for start in range(0, true.size, _BLOCK):
         block = slice(start, start + _BLOCK)
-        counts += np.bincount(true[block].astype(np.uint16) * 256 + predicted[block], minlength=counts.size)
-    # All 256 x 256 pairs at once, so that values which are no class show up without another pass.
-    pairs = counts.reshape(256, 256)
-    _check_values(pairs.sum(axis=0), classes, "prediction")
-    _check_values(pairs.sum(axis=1), classes, "truth")
-    return np.concatenate([pairs[:classes, :classes], pairs[:classes, VOID:]], axis=1)
+        rows, columns, counts = _pairs(true[block], predicted[block])
+        _check_values(columns, classes, "prediction")
+        _check_values(rows, classes, "truth")
+        # Void comes after the classes.
+        places = np.minimum(rows, classes).astype(np.intp) * (classes + 1) + np.minimum(columns, classes)
+        found += np.bincount(places, weights=counts, minlength=found.size).astype(np.int64)
+    return found.reshape(classes + 1, classes + 1)[:classes]
+
+
+def _pairs(true: UInt8, predicted: UInt8) -> tuple[UInt8, UInt8, Matrix]:
+    """True values, predicted ones, and how many pixels have both; a pair may come more than once.
+
+    Neighbours in a mask are mostly alike, and a run of them is counted as one. Noise is counted pixel by pixel.
+    """
+    ends = true[1:] != true[:-1]
+    ends |= predicted[1:] != predicted[:-1]
+    if np.count_nonzero(ends) < true.size // 8:
+        last = np.append(np.flatnonzero(ends), true.size - 1)
+        return true[last], predicted[last], np.diff(last, prepend=-1)
+    counts = np.bincount(true.astype(np.uint16) * 256 + predicted, minlength=256 * 256)
+    shown = np.flatnonzero(counts)
+    return (shown >> 8).astype(np.uint8), (shown & 255).astype(np.uint8), counts[shown]
 
 
 def _flat(values: ArrayLike, what: str) -> UInt8:
@@ -73,11 +89,11 @@ def _flat(values: ArrayLike, what: str) -> UInt8:
     return array.reshape(-1).astype(np.uint8)
 
 
-def _check_values(counts: Matrix, classes: int, what: str) -> None:
-    wrong = np.flatnonzero(counts[classes:VOID])
-    if wrong.size:
+def _check_values(values: UInt8, classes: int, what: str) -> None:
+    wrong = (values >= classes) & (values != VOID)
+    if wrong.any():
         raise UserError(
-            f"{what}: holds the value {classes + wrong[0]}; expected class numbers 0 to "
+            f"{what}: holds the value {values[wrong].min()}; expected class numbers 0 to "
             f"{classes - 1}, or 255 (void)"
         )
 
