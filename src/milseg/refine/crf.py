@@ -118,13 +118,21 @@ def mean_field(
     classes = len(log_probs)
     unary = pad(log_probs.T, (0, -classes % LANES), value=-torch.inf).contiguous()
     lattices = [_normalised(build_lattice(features), weight) for features, weight in kernels]
-    q = unary.softmax(dim=1)
+    q = _softmax(unary)
     for _ in range(iterations):
         scores = unary
         for lattice in lattices:
             scores = lattice.filter(q).add_(scores)
-        q = scores.softmax(dim=1)
+        q = _softmax(scores)
     return q[:, :classes].T.contiguous()
+
+
+def _softmax(rows: torch.Tensor) -> torch.Tensor:
+    """Of each row of [N, C]; torch's own takes five times as long where a row does not fill a register of 16."""
+    if rows.shape[1] > LANES:
+        return rows.softmax(dim=1)
+    found = (rows - rows.amax(dim=1, keepdim=True)).exp_()
+    return found.div_(found.sum(dim=1, keepdim=True))
 
 
 def joint_upsample(
