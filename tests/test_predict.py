@@ -172,3 +172,19 @@ def test_a_mask_is_the_scores_top_class_at_the_networks_own_geometry(model: FCN)
     # Offset 0, stride 4: at every fourth pixel the mask is the coarse top class itself.
     np.testing.assert_array_equal(mask[::4, ::4], top_class(scores)[0].numpy())
     assert len(np.unique(mask)) > 1
+
+
+@pytest.mark.parametrize(
+    ("pixels", "rows", "numbers"), [(1, 1, 1), (200, 1, 2**24), (1, 7, 2**24), (1, 48, 3 * 90 * 5)]
+)
+def test_bands_of_any_height_give_the_same_mask(
+    pixels: int, rows: int, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(pixels + rows)
+    scores = torch.randn(2, 3, 10, 12, generator=generator)
+    size, geometry = (75, 90), {"stride": 8.0, "offset": 1.5}
+    expected = upsample(scores, size, **geometry).argmax(dim=1).to(torch.uint8)
+    monkeypatch.setattr("milseg.predict.BAND_PIXELS", pixels)
+    monkeypatch.setattr("milseg.predict.BAND_ROWS", rows)
+    monkeypatch.setattr("milseg.predict.BAND_NUMBERS", numbers)
+    assert torch.equal(masks_from_scores(scores, size, **geometry), expected)

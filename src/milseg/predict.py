@@ -16,8 +16,11 @@ from milseg.models.fcn import FCN
 from milseg.options import READINGS
 from milseg.photos import UInt8, fit_size, normalise, resize_photo
 
-# Pixels of a mask that are decided together: a plane of scores that stays in the processor's cache.
+# Pixels of a mask that are decided together: a plane of scores that stays in the processor's cache. Of a wide mask they
+# are more, as every band interpolates the places above and below it anew: rows of pixels, and numbers of all classes.
 BAND_PIXELS = 2**16
+BAND_ROWS = 48
+BAND_NUMBERS = 2**24
 LEAST_SCORE = -1e30
 
 
@@ -129,13 +132,14 @@ def _top_classes(scores: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     """
     classes, places, across = scores.shape
     kind = torch.uint8 if classes <= 256 else torch.int16
-    found = torch.zeros(len(rows), len(columns), dtype=kind, device=scores.device)
+    width = len(columns)
+    found = torch.zeros(len(rows), width, dtype=kind, device=scores.device)
     rows, columns = rows.clamp(0, places - 1), columns.clamp(0, across - 1)
     left = columns.floor().long()
     right = (left + 1).clamp_max(across - 1)
     share = columns - left
-    height = max(1, BAND_PIXELS // len(columns))
-    best, plane = (torch.empty(height, len(columns), dtype=scores.dtype, device=scores.device) for _ in "12")
+    height = max(1, BAND_PIXELS // width, min(BAND_ROWS, BAND_NUMBERS // (classes * width)))
+    best, plane = (torch.empty(height, width, dtype=scores.dtype, device=scores.device) for _ in "12")
     for start in range(0, len(rows), height):
         here = rows[start : start + height]
         first, last = int(here[0]), min(int(here[-1]) + 1, places - 1)
