@@ -22,6 +22,7 @@ from milseg.bags import PRESENT, Bag, BagSet
 from milseg.cli import main
 from milseg.errors import UserError
 from milseg.options import TrainConfig, TrainOptions, seconds_of
+from milseg.recipes import train_recipe
 from milseg.segmenter import load
 from milseg.sources.open import open_source
 from milseg.split import hold_out
@@ -519,6 +520,15 @@ def test_settings_that_cannot_be(source: Path, change: dict[str, Any], told: str
     with pytest.raises(UserError) as caught:
         run(source, **change)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_squeezenet_keeps_its_own_rates_in_every_stage(name: str) -> None:
+    def rates(backbone: str) -> set[tuple[float, float]]:
+        return {(stage.learning_rate, stage.score_rate) for stage in train_recipe(name, backbone).stages}
+
+    assert rates("squeezenet1_0") == {(1e-5, 0.3)}
+    assert rates("mobilenet_v2") == rates("resnet50") == {(1e-3, 10.0)}
 
 
 def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:

@@ -159,6 +159,14 @@ VIEWS = (0.75, 1.0, 1.5)
 WALK = 2  # steps among places that look alike
 
 
+def _pooled(backbone: str) -> TrainConfig:
+    """Weighted pooling; SqueezeNet, whose scores are large, at its own rates: MobileNetV2's make it all background."""
+    if backbone != "squeezenet1_0":
+        return POOLED
+    own = RECIPES[backbone].mil
+    return replace(POOLED, learning_rate=own.learning_rate, score_rate=own.score_rate)
+
+
 def fast_training(backbone: str) -> TrainRecipe:
     """Weighted pooling, several views, walk, CRF: minutes on two cores. `milseg train ... --recipe fast`.
 
@@ -166,7 +174,7 @@ def fast_training(backbone: str) -> TrainRecipe:
     """
     strides = backbone_row(backbone).strides
     return TrainRecipe(
-        stages=(POOLED,),
+        stages=(_pooled(backbone),),
         own=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE, refine_side=320),
         inference=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE),
         output_stride=16 if 16 in strides else strides[0],
@@ -180,8 +188,9 @@ def best_training(backbone: str) -> TrainRecipe:
 
     docs/masks-worth-using.md has the figures of each step.
     """
-    own = replace(POOLED, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
-    stages = (replace(POOLED, max_steps=800), own, replace(own, max_steps=300))
+    pooled = _pooled(backbone)
+    own = replace(pooled, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
+    stages = (replace(pooled, max_steps=800), own, replace(own, max_steps=300))
     return replace(fast_training(backbone), stages=stages)
 
 
