@@ -4,10 +4,10 @@
     python benchmarks/bench_predict.py --backbone vgg16 --output-stride 32 --longest-side 0 --photos 6 --rounds 3
 
 MobileNetV2 at stride 16 with 21 classes, 500 x 375 JPEG files in, palette PNG masks out; the second command has the
-paper's network as the paper has it. The rival decodes a photo with
-Pillow, runs the network in inference mode, interpolates bilinearly, takes the top class and saves the mask; one photo
-at a time. Of one or all threads a layer, and channels first or last, the rival is the one with the best median, over a
-third of the photos. Ours is what the command does, its records and table included. Each side has its model loaded
+paper's network as the paper has it. The rival decodes a photo with Pillow, runs the network in inference mode,
+interpolates bilinearly, takes the top class and saves the mask; one photo at a time. Of one or all threads a layer, and
+channels first or last, the rival is the one with the best median, over a third of the photos. Ours is what the command
+does, its records and table included. Each side has its model loaded
 before. Rounds take turns; the ratio is the median over rounds. Weights are random, scaled (He et al. 2015) or with
 batch norm fitted to the photos, so that masks hold many classes; no network is needed. `--refine` gives both sides a
 refiner, the rival one photo at a time. `latency` is one photo by itself through `Segmenter.segment` with its PNG: under
@@ -151,18 +151,16 @@ def write_photos(folder: Path, count: int) -> list[Path]:
 
 
 def write_model(folder: Path, spec: ModelSpec, photos: list[Path]) -> None:
-    """Random weights, batch norm as the photos have it, and score rows that tell the places apart."""
+    """Random weights, scaled or with batch norm as the photos have it, and score rows that tell the places apart."""
     torch.manual_seed(0)
     model = build_fcn(spec.backbone, len(CLASSES), output_stride=spec.output_stride, frozen_batch_norm=False)
     images = torch.stack([tensor_of(read(path)) for path in photos[:4]])
-    normalised = False
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # the mean over what is seen
-            normalised = True
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over what is seen
     with torch.no_grad():
-        for module in [] if normalised else model.modules():
-            if isinstance(module, torch.nn.Conv2d):
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d) and not norms:
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         model.train()(images)
         torch.nn.init.normal_(model.score_layer.weight, std=0.1)
