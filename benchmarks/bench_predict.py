@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--refine", default="none")
     parser.add_argument("--overlays", action="store_true", help="ours writes overlays too, as by default")
     options = parser.parse_args()
+    if options.photos < 3 or options.rounds < 1:
+        parser.error("--photos takes 3 or more (two warm the latency up), --rounds 1 or more")
     keep_freed_memory()  # for both
     with tempfile.TemporaryDirectory() as folder:
         photos = write_photos(Path(folder, "photos"), options.photos)

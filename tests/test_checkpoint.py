@@ -476,8 +476,8 @@ def test_a_state_brings_back_a_learned_rule(tmp_path: Path) -> None:
     model = net()
     path = tmp_path / "checkpoint.safetensors"
     rule, other = Attention(3, seed=0), Attention(3, seed=1)
-    save_state(path, model, optimiser_of(model), 1, config={}, rule=rule)
-    load_state(path, model, optimiser_of(model), config={}, rule=other)
+    save_state(path, model, optimiser_of(model), 1, config={}, beside={"rule": rule})
+    load_state(path, model, optimiser_of(model), config={}, beside={"rule": other})
     assert torch.equal(rule.V, other.V)
     assert torch.equal(rule.w, other.w)
 

@@ -46,6 +46,7 @@ CASES: dict[str, tuple[str, TrainConfig]] = {
         replace(BASE, rule="attention(hidden=4)+consistency(weight=300)"),
     ),
     "dropout": ("squeezenet1_0", replace(BASE, max_steps=2, learning_rate=1e-3)),
+    "standardised": ("tiny", replace(BASE, max_gradient=1.0, standardise=True)),
 }
 
 

@@ -34,7 +34,7 @@ LAYERS = (
         "tiles",
         "training_time",
     ),
-    ("exported", "hub", "photo_graph", "plan", "views"),
+    ("exported", "hub", "photo_graph", "plan", "standardise", "views"),
     ("eight_bits", "segmenter"),
     (
         "annotations",

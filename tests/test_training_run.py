@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import milseg.bags
 import milseg.photos
@@ -21,6 +22,7 @@ import milseg.training_run as training_run
 from milseg.bags import PRESENT, Bag, BagSet
 from milseg.cli import main
 from milseg.errors import UserError
+from milseg.models.backbones import BACKBONES, build_fcn
 from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.recipes import train_recipe
 from milseg.segmenter import load
@@ -523,12 +525,13 @@ def test_settings_that_cannot_be(source: Path, change: dict[str, Any], told: str
 
 
 @pytest.mark.parametrize("name", ["fast", "best"])
-def test_squeezenet_keeps_its_own_rates_in_every_stage(name: str) -> None:
-    def rates(backbone: str) -> set[tuple[float, float]]:
-        return {(stage.learning_rate, stage.score_rate) for stage in train_recipe(name, backbone).stages}
-
-    assert rates("squeezenet1_0") == {(1e-5, 0.3)}
-    assert rates("mobilenet_v2") == rates("resnet50") == {(1e-3, 10.0)}
+def test_networks_without_batch_norm_learn_as_from_standardised_features(name: str) -> None:
+    for backbone in BACKBONES:
+        ended_by_norm = any(
+            isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in build_fcn(backbone, 3).modules()
+        )
+        stages = train_recipe(name, backbone).stages
+        assert {stage.standardise for stage in stages} == {not ended_by_norm}, backbone
 
 
 def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:

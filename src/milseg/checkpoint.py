@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from milseg.errors import UserError
 from milseg.files import atomic_path, check_writable, remove_leftovers, write_json, write_text
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.options import ROUNDING_ONLY, InferenceConfig
+from milseg.options import EARLIER, ROUNDING_ONLY, InferenceConfig
 from milseg.prior import Prior
 from milseg.yaml_text import parse_yaml
 
@@ -137,7 +138,7 @@ def save_state(
     step: int,
     *,
     config: Mapping[str, Any],
-    rule: nn.Module | None = None,
+    beside: Mapping[str, nn.Module] = MappingProxyType({}),
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
     """Write everything a run needs to go on at `step`, as one file that is replaced whole.
@@ -145,16 +146,18 @@ def save_state(
     Random numbers are keyed by seed and step, so no generator's state is needed.
 
     Args:
-        rule: a learned rule, whose parameters are the run's too.
+        beside: what the run has besides its network, by name, such as a learned rule.
         scaler: of float16's gradients, whose scale is found on the way.
 
     Raises:
         UserError: the weights are not finite, or the disk is full; the earlier file stays as it was.
     """
-    names = {id(parameter): name for name, parameter in _trained(model, rule)}
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    if rule is not None:
-        tensors |= {f"rule.{name}": tensor for name, tensor in rule.state_dict().items()}
+    names = {id(parameter): name for name, parameter in _trained(model, beside)}
+    tensors = {
+        f"{part}.{name}": tensor
+        for part, module in {"model": model, **beside}.items()
+        for name, tensor in module.state_dict().items()
+    }
     for parameter, state in optimiser.state.items():
         if state.get("momentum_buffer") is not None:
             tensors[f"momentum.{names[id(parameter)]}"] = state["momentum_buffer"]
@@ -165,9 +168,13 @@ def save_state(
     _save(path, _finite(tensors, path), metadata)
 
 
-def _trained(model: FCN, rule: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
+def _trained(model: FCN, beside: Mapping[str, nn.Module]) -> list[tuple[str, nn.Parameter]]:
     """The run's parameters by name; a learned rule's are called rule.NAME."""
-    own = [] if rule is None else [(f"rule.{name}", parameter) for name, parameter in rule.named_parameters()]
+    own = [
+        (f"{part}.{name}", parameter)
+        for part, module in beside.items()
+        for name, parameter in module.named_parameters()
+    ]
     return [*model.named_parameters(), *own]
 
 
@@ -177,7 +184,7 @@ def load_state(
     optimiser: torch.optim.Optimizer,
     *,
     config: Mapping[str, Any],
-    rule: nn.Module | None = None,
+    beside: Mapping[str, nn.Module] = MappingProxyType({}),
     scaler: torch.amp.GradScaler | None = None,
 ) -> int:
     """Read a training state into `model`, `optimiser` and `scaler`; returns the step to go on at.
@@ -194,8 +201,7 @@ def load_state(
         scale = json.loads(metadata.get("scaler", "null"))
     except _DAMAGED:
         raise UserError(f"{path}: not a training state; start anew, or resume from one") from None
-    if "precision" in now:
-        saved.setdefault("precision", "float32")  # what there was before there was a choice
+    saved = {name: value for name, value in EARLIER.items() if name in now} | saved
     names = {*saved, *now} - {*ROUNDING_ONLY}
     changed = sorted(key for key in names if saved.get(key) != now.get(key))
     if changed:
@@ -204,14 +210,13 @@ def load_state(
             f"{path}: from a run with other settings ({told}); give the same settings, or start anew "
             "elsewhere"
         )
-    weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
-    _load_into(model, weights, path)
-    if rule is not None:
-        learned = {name.removeprefix("rule."): t for name, t in tensors.items() if name.startswith("rule.")}
-        _load_into(rule, learned, path)
+    for part, module in {"model": model, **beside}.items():
+        start = f"{part}."
+        own = {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+        _load_into(module, own, path)
     if scaler is not None and scaler.is_enabled() and scale is not None:
         scaler.load_state_dict(scale)
-    for name, parameter in _trained(model, rule):
+    for name, parameter in _trained(model, beside):
         buffer = tensors.get(f"momentum.{name}")
         if buffer is not None and buffer.shape != parameter.shape:
             raise UserError(f"{path}: momentum.{name} does not fit the network; start anew elsewhere")

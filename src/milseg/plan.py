@@ -18,7 +18,7 @@ from milseg.checkpoint import ModelSpec
 from milseg.distributed import size as processes
 from milseg.distributed import slowest
 from milseg.errors import UserError
-from milseg.options import ROUNDING_ONLY, TrainConfig, TrainOptions, overridden, seconds_of
+from milseg.options import EARLIER, ROUNDING_ONLY, TrainConfig, TrainOptions, overridden, seconds_of
 from milseg.recipes import TrainRecipe, train_recipe
 from milseg.rules import find_rule
 from milseg.training_time import estimate_training
@@ -237,8 +237,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     recipe.pop("note", None)
     recipe.pop("output_stride")  # the spec has the one that is used
     stages = [
-        # What there was before there was a choice; and not what a run may go on with otherwise.
-        {"precision": "float32"} | {name: stage[name] for name in stage if name not in ROUNDING_ONLY}
+        EARLIER | {name: stage[name] for name in stage if name not in ROUNDING_ONLY}
         for stage in recipe.pop("stages")
     ]
     later = {

@@ -159,12 +159,12 @@ VIEWS = (0.75, 1.0, 1.5)
 WALK = 2  # steps among places that look alike
 
 
+# Networks that no norm ends: their features are of any size (docs/squeezenet.md).
+UNNORMALISED = ("vgg16", "squeezenet1_0")
+
+
 def _pooled(backbone: str) -> TrainConfig:
-    """Weighted pooling; SqueezeNet, whose scores are large, at its own rates: MobileNetV2's make it all background."""
-    if backbone != "squeezenet1_0":
-        return POOLED
-    own = RECIPES[backbone].mil
-    return replace(POOLED, learning_rate=own.learning_rate, score_rate=own.score_rate)
+    return replace(POOLED, standardise=backbone in UNNORMALISED)
 
 
 def fast_training(backbone: str) -> TrainRecipe:

@@ -31,12 +31,15 @@ from milseg.errors import UserError
 from milseg.micro_batches import Kind, accumulated, dropout_of, kinds_of, refuse_to_divide, sees_whole, taken
 from milseg.models.fcn import FCN, freeze
 from milseg.options import TrainConfig
-from milseg.order import mixed
+from milseg.order import epoch_order, mixed
 from milseg.photos import denormalise
 from milseg.predict import upsample
 from milseg.refine import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
+from milseg.standardise import PHOTOS, Standardiser
 from milseg.steps import batch_at, learning_rate_at, zooms_at
+
+BIAS_RATE = 2.0  # times the rate of weights (paper, "Experiments")
 
 
 def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
@@ -53,7 +56,7 @@ def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
     return [
         {
             "params": parameters,
-            "factor": (1.0 if is_weight else 2.0) * (config.score_rate if is_score else 1.0),
+            "factor": (1.0 if is_weight else BIAS_RATE) * (config.score_rate if is_score else 1.0),
             "weight_decay": config.weight_decay if is_weight else 0.0,
         }
         for (is_weight, is_score), parameters in groups.items()
@@ -217,6 +220,12 @@ def fit(
                 "weight_decay": config.weight_decay,
             }
         )
+    standard = None
+    if config.standardise:
+        standard = Standardiser(model.score_layer.in_channels, bias_rate=BIAS_RATE).to(device)
+    beside = {
+        name: module for name, module in (("rule", learned), ("standard", standard)) if module is not None
+    }
     parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
     optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
     scaler = loss_scaler(config.precision, device)
@@ -236,16 +245,22 @@ def fit(
         with distributed.agreed():
             if resume and checkpoint.exists():
                 start = load_state(
-                    checkpoint, model, optimiser, config=asdict(config), rule=learned, scaler=scaler
+                    checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
                 )
         if is_main:
             history = _read_metrics(out / "metrics.jsonl", before=start) if start else []
             _write_metrics(out / "metrics.jsonl", history)
         save = partial(
-            save_state, checkpoint, model, optimiser, config=asdict(config), rule=learned, scaler=scaler
+            save_state, checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
         )
+    if standard is not None and not start:
+        with distributed.agreed():
+            if is_main:
+                order = epoch_order(len(bags), seed=config.seed, epoch=0, groups=bags.groups)
+                shown = bags.take(order[:PHOTOS]).bags
+                standard.measure(model, shown, longest_side=config.longest_side)
     distributed.same_start(
-        [*model.state_dict().values(), *(learned.state_dict().values() if learned else [])]
+        tensor for part in (model, *beside.values()) for tensor in part.state_dict().values()
     )
 
     # Where a rule looks across bags each process reads them all, and its network sees its own.
@@ -299,9 +314,13 @@ def fit(
                     f"learning rate (it was {rate:g})"
                 )
             distributed.sum_gradients(parameters)
+            if standard is not None:
+                standard.inward(model.score_layer)
             if config.max_gradient is not None:
                 scaler.unscale_(optimiser)
                 nn.utils.clip_grad_norm_(parameters, config.max_gradient)
+            if standard is not None:
+                standard.outward(model.score_layer)
             scaler.step(optimiser)
             scaler.update()
             now = time.monotonic()

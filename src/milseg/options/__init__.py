@@ -1,6 +1,7 @@
 """What a user can set: one frozen dataclass a command; nothing heavy is imported, so that `--help` is quick."""
 
 from milseg.options.configs import (
+    EARLIER,
     PRECISIONS,
     READINGS,
     ROUNDING_ONLY,
@@ -21,6 +22,7 @@ from milseg.options.source import ShardReading, SourceOptions
 from milseg.options.train import CheckOptions, CompareOptions, TrainOptions
 
 __all__ = [
+    "EARLIER",
     "EXPORT_SUFFIXES",
     "PRECISIONS",
     "READINGS",

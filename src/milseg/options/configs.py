@@ -11,6 +11,8 @@ from milseg.errors import UserError, unknown_name
 SCHEDULES = ("constant", "linear")
 READINGS = ("scores", "labels")
 PRECISIONS = ("float32", "bfloat16", "float16")
+# What a run had before there was a choice: its files do not say.
+EARLIER = {"precision": "float32", "standardise": False}
 # What a run may go on with otherwise than it began.
 ROUNDING_ONLY = ("accumulate", "compile")
 
@@ -27,6 +29,8 @@ class TrainConfig:
         score_rate: times the learning rate, for the score layer.
         momentum: of SGD.
         weight_decay: on weights, not on biases.
+        standardise: let the score layer learn as if its features had mean 0 and deviation 1; for networks that no batch
+            norm ends, see `milseg.standardise`.
         schedule: "constant", or "linear" down to 0 at the last step.
         longest_side: larger photos are made this small while training, pixels; none keeps their own size.
         flip: mirror half of the photos.
@@ -54,6 +58,7 @@ class TrainConfig:
     score_rate: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    standardise: bool = False
     schedule: str = "constant"
     longest_side: int | None = None
     flip: bool = False
