@@ -59,7 +59,7 @@ class Standardiser(nn.Module):
         sums = torch.zeros(2, len(self.mean), dtype=torch.float64)
 
         def add(layer: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            features = given[0][0].flatten(1).double().cpu()
+            features = given[0][0].flatten(1).cpu().double()
             sums.add_(torch.stack([features.mean(dim=1), features.square().mean(dim=1)]))
 
         modes = [(module, module.training) for module in model.modules()]
