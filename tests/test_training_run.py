@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -609,7 +610,14 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run stopped in its round ends with the weights of one that was not."""
-    changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "checkpoint_every": 1, "select_every": 1}
+    # So short a training shows hardly a tag: the rounds have to be asked for.
+    changes: dict[str, Any] = {
+        "recipe": "best",
+        "max_steps": 8,
+        "checkpoint_every": 1,
+        "select_every": 1,
+        "rounds": 2,
+    }
     whole = run(source, "whole", **changes)
     plan = yaml.safe_load((whole / "train.yaml").read_text())["plan"]["recipe"]
     assert [stage["max_steps"] for stage in plan["stages"]] == [5, 2, 1]  # 800, 500 and 300 of 1600, of 8
@@ -647,9 +655,54 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left), name
     # Starting anew leaves nothing of the earlier run's masks to be taken for its own.
-    run(source, "halves", overwrite=True, **{**changes, "recipe": "fast", "max_steps": 1})
+    run(source, "halves", overwrite=True, **{**changes, "recipe": "fast", "max_steps": 1, "rounds": None})
     assert not list((halves / "own-masks").rglob("*.png"))
     assert not (halves / "rounds" / "1" / "checkpoint.safetensors").exists()
+
+
+def test_own_masks_without_the_tags_are_not_learned_from(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "select_every": 1}
+
+    def mask(segmenter: Any, photo: Any, tags: Any, *, sure: float) -> Any:
+        """Photos with a dog show it; photos with a cat show background."""
+        return np.full(photo.shape[:2], 2 if tags[2] == PRESENT else 0, dtype=np.uint8)
+
+    monkeypatch.setattr("milseg.own_masks.own_mask", mask)
+    for more in ({}, {"resume": True}):
+        out = run(source, **changes, **more)
+        told = capsys.readouterr().err
+        assert len(list((out / "own-masks" / "round-1").rglob("*.png"))) == 5
+        found = "milseg: round 1 and later ones are left out: of the tags of 5 photos their own masks show "
+        assert found in told
+        assert not (out / "rounds").exists()
+        assert not (out / "own-masks" / "round-2").exists()
+        assert [row["step"] for row in json.loads((out / "selection.json").read_text())] == [1, 2, 3, 4, 5]
+        card = (out / "README.md").read_text()
+        assert "Trained with rule weighted-pooling, 5 steps of 2; learning rate" in card
+        assert "\n- round 1 and later ones are left out" in card
+        load(out)
+    out = run(source, "asked", **changes, rounds=1)
+    assert (out / "rounds" / "1" / "metrics.jsonl").exists()
+    assert "left out" not in capsys.readouterr().err + (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("asked", [None, "crf"])
+def test_a_refiner_that_takes_the_tags_away_is_left_out_unless_it_was_asked_for(
+    source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: str | None
+) -> None:
+    monkeypatch.setattr(
+        training_run,
+        "bearable",
+        lambda model, spec, found, bags: (replace(found, refine="none"), ["so it is"]),
+    )
+    out = run(source, recipe="fast", refine=asked)
+    spec = load(out).spec
+    assert spec.inference.walk == 2
+    assert (spec.inference.refine == "none") == (asked is None)
+    assert ("milseg: so it is" in capsys.readouterr().err) == (asked is None)
+    assert ("\n\n- so it is\n" in (out / "README.md").read_text()) == (asked is None)
 
 
 def test_a_later_stage_takes_over_unless_it_collapsed() -> None:

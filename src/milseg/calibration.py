@@ -1,17 +1,25 @@
-"""The image-level prior of a trained network, calibrated on the held-out photos by their tags."""
+"""What a trained network's tags of photos that it did not learn from decide: its image-level prior, and whether it
+bears its refiner."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
-from milseg.bags import BagSet, load_photo
+from milseg.bags import BACKGROUND, PRESENT, BagSet, load_photo
 from milseg.checkpoint import ModelSpec
 from milseg.models.fcn import FCN
+from milseg.models.folded import folded
 from milseg.options import InferenceConfig
+from milseg.photos import UInt8
 from milseg.prior import fit_prior, tag_evidence
 from milseg.segmenter import Segmenter
+
+# A refiner or a walk that loses more than a third of the tags is of no use to the network.
+LEAST_SHOWN = 2 / 3
 
 
 def calibrated(model: FCN, spec: ModelSpec, inference: InferenceConfig, held: BagSet) -> ModelSpec:
@@ -27,3 +35,54 @@ def calibrated(model: FCN, spec: ModelSpec, inference: InferenceConfig, held: Ba
     evidence = [tag_evidence(segmenter.scores(load_photo(bag)).scores).double().numpy() for bag in held.bags]
     tags = np.array([bag.tags for bag in held.bags], dtype=np.int64)
     return replace(spec, inference=inference, prior=fit_prior(np.array(evidence), tags, spec.classes))
+
+
+def tags_shown(masks: Iterable[UInt8], bags: BagSet) -> float:
+    """The share of the bags' tags, background apart, of which their masks show a pixel; nan where there is no tag.
+
+    >>> from milseg.bags import Bag
+    >>> bag = Bag(name="a", photo=np.zeros((1, 2, 3), np.uint8), tags=(1, 1, 1))
+    >>> bags = BagSet(name="", classes=("background", "cat", "dog"), bags=(bag,), tags_from="here")
+    >>> tags_shown([np.array([[0, 2]], np.uint8)], bags)
+    0.5
+    """
+    first = BACKGROUND + 1 if bags.classes[BACKGROUND] == "background" else 0
+    shown = tagged = 0
+    for bag, mask in zip(bags.bags, masks, strict=True):
+        found = np.bincount(mask.ravel(), minlength=len(bags.classes)) > 0
+        of = [bool(found[i]) for i in range(first, len(bags.classes)) if bag.tags[i] == PRESENT]
+        shown, tagged = shown + sum(of), tagged + len(of)
+    return shown / tagged if tagged else math.nan
+
+
+def bearable(
+    model: FCN, spec: ModelSpec, inference: InferenceConfig, bags: BagSet
+) -> tuple[InferenceConfig, list[str]]:
+    """The inference less what takes the tags out of the masks, and a sentence on each thing left out.
+
+    Refiner and walk make maps smoother; a map that is hardly surer of a thing than of what is around it they smooth
+    away. Left out is the refiner, and then the walk, if the masks show less than two thirds of the tags that they show
+    without it. Opens photos, never masks.
+    """
+    if inference.refine == "none" and not inference.walk:
+        return inference, []
+    network, told = folded(model), []
+
+    def share(config: InferenceConfig) -> float:
+        segmenter = Segmenter(model, spec, inference=replace(config, prior=0.0), network=network)
+        return tags_shown((segmenter.segment(load_photo(bag)).mask for bag in bags.bags), bags)
+
+    found = share(inference)
+    for name, without in (("refine", {"refine": "none"}), ("walk", {"walk": 0})):
+        less = replace(inference, **without)
+        if less == inference:
+            continue
+        other = share(less)
+        if not found < LEAST_SHOWN * other:
+            continue
+        told.append(
+            f"{name} {getattr(inference, name)} is left out: of the tags of {len(bags)} photos its masks show "
+            f"{100 * found:.0f} %, those without it {100 * other:.0f} %"
+        )
+        inference, found = less, other
+    return inference, told

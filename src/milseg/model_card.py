@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,15 +24,18 @@ def model_card(
     transfer: str,
     kept: dict[str, Any] | None,
     seconds: float,
+    notes: Sequence[str] = (),
 ) -> str:
     """Markdown with the front matter that model hubs read.
 
     Args:
         kept: the row of selection.json whose weights are in the folder.
         seconds: of training.
+        notes: what was left out of the recipe, and why.
     """
+    left_out = "\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
     counts = "\n".join(f"| {name} | {n} |" for name, n in bags.tag_counts().items() if name != "background")
-    notes = "".join(f"- {note}\n" for note in bags.notes)
+    of_bags = "".join(f"- {note}\n" for note in bags.notes)
     return f"""---
 library_name: milseg
 pipeline_tag: image-segmentation
@@ -54,12 +58,12 @@ Masks learned from image tags alone, with milseg {__version__}: no pixel mask wa
 |---|---:|
 {counts}
 
-{notes}
+{of_bags}
 ## Network and training
 
 {spec.backbone}, output stride {spec.output_stride}, photos at most {spec.longest_side} pixels long.
 Trained with {training_words(recipe)}; learning rate {recipe.stages[0].learning_rate:g}, seed {recipe.stages[0].seed};
-{seconds:.0f} seconds. Settings: {recipe.note}.
+{seconds:.0f} seconds. Settings: {recipe.note}.{left_out}
 
 {_selection(kept, held_out)}
 

@@ -20,8 +20,8 @@ import torch
 import yaml
 
 from milseg import stops
-from milseg.bags import BagSet, load_photo
-from milseg.calibration import calibrated
+from milseg.bags import BagSet, load_mask, load_photo
+from milseg.calibration import LEAST_SHOWN, bearable, calibrated, tags_shown
 from milseg.checkpoint import load_model, save_model
 from milseg.distributed import (
     agreed,
@@ -64,6 +64,7 @@ from milseg.tag_scores import TagScores, collapse, score_tags
 from milseg.train import fit
 
 SAMPLES = 6
+TRIED = 50  # photos whose tags say whether their masks bear the refiner
 MOST_UNREADABLE = 0.1  # share of the photos that may be left out before something must be wrong with them all
 # What an earlier run left; nothing else in the folder is touched.
 OLD_FILES = (
@@ -128,10 +129,13 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
             write_text(out / "train.yaml", yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         _say(plan, bags, train, held, report, device)
     seen_by_all(out / "train.yaml")
-    _train(model, plan, train, held, out, device, stored is not None, progress)
+    asked = options.rounds is not None
+    stages, notes = _train(model, plan, train, held, out, device, stored is not None, progress, asked=asked)
     with agreed():
         if is_main():
-            _finish(plan, report, bags, train, held, out, device)
+            plan = replace(plan, recipe=replace(plan.recipe, stages=stages))
+            given = options.refine is not None or options.walk is not None
+            _finish(plan, report, bags, train, held, out, device, notes=notes, as_given=given)
     return out
 
 
@@ -201,8 +205,15 @@ def _train(
     device: torch.device,
     resume: bool,
     progress: bool,
-) -> None:
-    """The rule first, then each round on the masks that the model made before it."""
+    *,
+    asked: bool,
+) -> tuple[tuple[TrainConfig, ...], list[str]]:
+    """The rule first, then each round on the masks that the model made before it.
+
+    Masks without the things that the tags name would teach that they are background: a recipe's rounds are left out
+    then, rounds that were asked for are not. Returns the stages that were trained, and what there is to say of the
+    others.
+    """
     looker = _Looker(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
     before = 0
     for number, config in enumerate(plan.recipe.stages):
@@ -218,6 +229,18 @@ def _train(
                 sure=plan.recipe.sure,
                 progress=progress,
             )
+            shown = 1.0 if asked else tags_shown((load_mask(bag, bags) for bag in bags.bags), bags)
+            if shown < LEAST_SHOWN:
+                note = (
+                    f"round {number} and later ones are left out: of the tags of {len(train)} photos their own masks "
+                    f"show {100 * shown:.0f} %, and would teach that the rest is background"
+                )
+                if is_main():
+                    print(
+                        f"milseg: {note}; --rounds {len(plan.recipe.stages) - 1} learns from them nevertheless",
+                        file=sys.stderr,
+                    )
+                return plan.recipe.stages[:number], [note]
         fit(
             model,
             bags,
@@ -229,6 +252,7 @@ def _train(
             on_step=partial(looker.look, number, before, config),
         )
         before += config.max_steps
+    return plan.recipe.stages, []
 
 
 def _stage_folder(out: Path, number: int) -> Path:
@@ -330,12 +354,27 @@ def _finish(
     held: BagSet,
     out: Path,
     device: torch.device,
+    *,
+    notes: list[str],
+    as_given: bool,
 ) -> None:
-    """Calibrate the prior of the weights that are in the folder, and write their model card."""
+    """Calibrate the prior of the weights that are in the folder, and write their model card.
+
+    Args:
+        notes: what the card says of the training.
+        as_given: masks are made as the user asked, whatever the tags say.
+    """
     scored = _read_json(out / "selection.json")
     kept = next((row for row in reversed(scored) if row["kept"]), None)
     model, spec = load_model(out)
-    spec = calibrated(model.to(device), spec, plan.recipe.inference, held)
+    model, inference = model.to(device), plan.recipe.inference
+    if not as_given:
+        shown = held if len(held) else train
+        inference, left_out = bearable(model, spec, inference, shown.take(range(min(TRIED, len(shown)))))
+        for note in left_out:
+            print(f"milseg: {note}", file=sys.stderr)
+        notes = [*notes, *left_out]
+    spec = calibrated(model, spec, inference, held)
     save_model(out, model, spec)
     metrics = _metrics(out, plan)
     write_text(
@@ -349,6 +388,7 @@ def _finish(
             transfer=str(report),
             kept=kept,
             seconds=sum(records[-1]["seconds"] for records in metrics.values() if records),
+            notes=notes,
         ),
     )
 

@@ -47,9 +47,11 @@ class TrainOptions(SourceOptions):
             budget is too short for it.
         rule: how to learn from tags: max (the paper), another rule's name, or package.module:function; options in
             parentheses.
-        rounds: how often the network learns from its own masks after the rule; none takes the recipe's.
+        rounds: how often the network learns from its own masks after the rule; none takes the recipe's, if those masks
+            show the tags.
         walk: steps of the walk among places that look alike, in place of the recipe's; 0 for none.
-        refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's.
+        refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's, if it leaves
+            the tags in the masks.
         frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
         max_steps: updates of the weights in all; none takes the recipe's.
         time_budget: train for about so long, such as 30m, 2h or 90s; the steps are counted from a trial.
