@@ -24,6 +24,7 @@ from milseg.bags import PRESENT, Bag, BagSet
 from milseg.cli import main
 from milseg.errors import UserError
 from milseg.models.backbones import BACKBONES, build_fcn
+from milseg.models.fcn import evaluating
 from milseg.options import TrainConfig, TrainOptions, seconds_of
 from milseg.recipes import train_recipe
 from milseg.segmenter import load
@@ -284,7 +285,7 @@ def test_looking_changes_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) 
 
     model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Dropout()).train()
     model[1].eval()
-    with training_run._evaluating(model):
+    with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False]
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from milseg.bags import BACKGROUND, PRESENT, BagSet, load_photo
+from milseg.bags import PRESENT, BagSet, load_photo
 from milseg.checkpoint import ModelSpec
+from milseg.masks import class_counts
 from milseg.models.fcn import FCN
 from milseg.models.folded import folded
 from milseg.options import InferenceConfig
@@ -46,12 +47,12 @@ def tags_shown(masks: Iterable[UInt8], bags: BagSet) -> float:
     >>> tags_shown([np.array([[0, 2]], np.uint8)], bags)
     0.5
     """
-    first = BACKGROUND + 1 if bags.classes[BACKGROUND] == "background" else 0
+    things = [name != "background" for name in bags.classes]
     shown = tagged = 0
     for bag, mask in zip(bags.bags, masks, strict=True):
-        found = np.bincount(mask.ravel(), minlength=len(bags.classes)) > 0
-        of = [bool(found[i]) for i in range(first, len(bags.classes)) if bag.tags[i] == PRESENT]
-        shown, tagged = shown + sum(of), tagged + len(of)
+        present = (np.array(bag.tags) == PRESENT) & things
+        tagged += int(present.sum())
+        shown += int((class_counts(mask)[: len(present)][present] > 0).sum())
     return shown / tagged if tagged else math.nan
 
 

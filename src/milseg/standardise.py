@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from milseg.bags import Bag, load_photo
-from milseg.models.fcn import FCN
+from milseg.models.fcn import FCN, evaluating
 from milseg.pipeline import ahead
 from milseg.predict import photo_scores
 
@@ -62,16 +62,9 @@ class Standardiser(nn.Module):
             features = given[0][0].flatten(1).cpu().double()
             sums.add_(torch.stack([features.mean(dim=1), features.square().mean(dim=1)]))
 
-        modes = [(module, module.training) for module in model.modules()]
-        listening = model.score_layer.register_forward_pre_hook(add)
-        try:
-            model.eval()
+        with evaluating(model), model.score_layer.register_forward_pre_hook(add):
             for _, photo in ahead(load_photo, bags, workers=1):
                 photo_scores(model, photo, longest_side=longest_side)
-        finally:
-            listening.remove()
-            for module, mode in modes:
-                module.training = mode
         mean, square = sums / len(bags)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         least = LEAST * float(deviation.square().mean().sqrt())

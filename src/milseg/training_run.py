@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,12 +32,13 @@ from milseg.distributed import (
     seen_by_all,
     share,
     size,
+    total,
 )
 from milseg.errors import UserError
 from milseg.figures import curves, figure1
 from milseg.files import claim_folder, holds_files, remove_halves, remove_leftovers, write_json, write_text
 from milseg.model_card import model_card, training_words
-from milseg.models.fcn import FCN
+from milseg.models.fcn import FCN, evaluating
 from milseg.models.folded import folded
 from milseg.models.transfer import TransferReport, build_model
 from milseg.options import TrainConfig, TrainOptions, seconds_of
@@ -229,7 +229,11 @@ def _train(
                 sure=plan.recipe.sure,
                 progress=progress,
             )
-            shown = 1.0 if asked else tags_shown((load_mask(bag, bags) for bag in bags.bags), bags)
+            shown = 1.0
+            with agreed():
+                if not asked and is_main():
+                    shown = tags_shown((load_mask(bag, bags) for bag in bags.bags), bags)
+            shown = total(shown if is_main() else 0.0)  # the first one's, in all
             if shown < LEAST_SHOWN:
                 note = (
                     f"round {number} and later ones are left out: of the tags of {len(train)} photos their own masks "
@@ -278,7 +282,7 @@ class _Looker:
             return
         # A run that was stopped after a selection comes by here a second time.
         self.rows[:] = [row for row in self.rows if row["step"] < now]
-        with _evaluating(self.model):
+        with evaluating(self.model):
             scored = self.scored_on if self.held_out else self.shown
             found = score_tags(self.model, scored, longest_side=config.longest_side)
             _draw_samples(self.model, self.shown, self.plan, self.out / "samples" / f"step-{now:06d}.png")
@@ -292,18 +296,6 @@ class _Looker:
             print(f"\nmilseg: after {now} steps: {warning}", file=sys.stderr)
         write_json(self.out / "selection.json", self.rows)
         curves(_metrics(self.out, self.plan), self.out / "curves.png", title="training from tags")
-
-
-@contextmanager
-def _evaluating(model: FCN) -> Iterator[None]:
-    """Evaluation mode for a while; then each layer's own mode again, dropout that was switched off included."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _better(row: Mapping[str, Any], earlier: list[dict[str, Any]]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -365,6 +366,18 @@ def _at_least(images: torch.Tensor, side: int) -> torch.Tensor:
     """Pad with zeros at the right and the bottom, up to `side` pixels; larger sides stay."""
     down, right = max(0, side - images.shape[-2]), max(0, side - images.shape[-1])
     return F.pad(images, (0, right, 0, down)) if down or right else images
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then each layer's own mode again, dropout that was switched off included."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def freeze(model: FCN, stride: int) -> None:
