@@ -71,12 +71,12 @@ def main() -> None:
 
 
 def measure(megapixels: float, backbone: str) -> dict[str, float]:
-    from milseg.checkpoint import ModelSpec
-    from milseg.devices import keep_freed_memory
-    from milseg.masks import write_mask
+    from milseg.data.masks import write_mask
+    from milseg.inference.model_folder import ModelSpec
+    from milseg.inference.segmenter import Segmenter
     from milseg.models.backbones import build_fcn
-    from milseg.models.folded import folded
-    from milseg.segmenter import Segmenter
+    from milseg.models.fuse import folded
+    from milseg.utils.devices import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(1)

@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from milseg.devices import keep_freed_memory
+from milseg.inference.score_map import upsample
 from milseg.models.backbones import cast_classifier, make_classifier
 from milseg.models.fcn import FCN
-from milseg.models.folded import folded
-from milseg.pipeline import processors
-from milseg.predict import upsample
+from milseg.models.fuse import folded
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 SIZE = (375, 500)
 COUNTS = (1, 3, 5, 20)

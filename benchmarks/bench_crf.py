@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from milseg.devices import keep_freed_memory
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 from milseg.refine import dense_crf
+from milseg.utils.devices import keep_freed_memory
 
 KERNELS = {
     "spatial_sigma": 3.0,

@@ -1,4 +1,4 @@
-"""Counting masks against the truth by `milseg.evaluate`, against torchmetrics' confusion matrix; 5 times is wanted.
+"""Counting masks against the truth by `milseg.evaluation`, against torchmetrics' confusion matrix; 5 times is wanted.
 
     pip install "milseg[bench]"; python benchmarks/bench_evaluation.py [--quick]
 
@@ -20,10 +20,10 @@ from common import HEIGHT, WIDTH, in_turn, load, median_wall, ratios, timed
 from numpy.typing import NDArray
 from PIL import Image
 
-from milseg.devices import keep_freed_memory
-from milseg.photos import UInt8
-from milseg.pipeline import processors
-from milseg.scores import Evaluation
+from milseg.data.image import UInt8
+from milseg.evaluation.confusion import Evaluation
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 CLASSES = 21
 VOID_SHARE = 0.05

@@ -28,16 +28,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from milseg.checkpoint import ModelSpec, load_model
-from milseg.eight_bits import in_eight_bits
-from milseg.export import onnx_model, openvino_model
-from milseg.exported import needed
+from milseg.config import InferenceConfig
+from milseg.data.image import UInt8
+from milseg.export.int8 import in_eight_bits
+from milseg.export.write import onnx_model, openvino_model
+from milseg.inference.model_folder import ModelSpec, load_model
+from milseg.inference.onnx_network import needed
+from milseg.inference.segmenter import Segmenter
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.models.folded import folded
-from milseg.options import InferenceConfig
-from milseg.photos import UInt8
-from milseg.segmenter import Segmenter
+from milseg.models.fuse import folded
 
 HEIGHT, WIDTH = 375, 500
 # A photo to its mask, both uint8.

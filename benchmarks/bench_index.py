@@ -24,10 +24,10 @@ import numpy as np
 from common import load
 from PIL import Image
 
-from milseg.options import ShardReading
-from milseg.order import epoch_order
-from milseg.photo_facts import PhotoFacts
-from milseg.sources.open import open_source
+from milseg.config import ShardReading
+from milseg.data.photo_statistics import PhotoFacts
+from milseg.data.sampler import epoch_order
+from milseg.data.sources.open import open_source
 
 TAGS = tuple(f"tag{number:02}" for number in range(20))
 PER_SHARD = 1000

@@ -34,16 +34,16 @@ from common import equal_pixels
 from PIL import Image
 from plain import plain_scores, tensor_of, top_class
 
-from milseg.checkpoint import ModelSpec, load_model, save_model
-from milseg.devices import keep_freed_memory
-from milseg.masks import palette, write_mask
+from milseg.config import PredictOptions
+from milseg.data.image import UInt8
+from milseg.data.masks import palette, write_mask
+from milseg.inference.model_folder import ModelSpec, load_model, save_model
+from milseg.inference.prediction_run import predict_photos, prepare_run
+from milseg.inference.segmenter import load
 from milseg.models.backbones import build_fcn
-from milseg.options import PredictOptions
-from milseg.photos import UInt8
-from milseg.pipeline import processors
-from milseg.prediction_run import predict_photos, prepare_run
 from milseg.refine import find_refiner
-from milseg.segmenter import load
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 CLASSES = ("background", *(f"class{number}" for number in range(1, 21)))
 SIZE = (375, 500)

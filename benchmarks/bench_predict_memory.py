@@ -60,7 +60,7 @@ def write_model(folder: Path) -> None:
     """A tiny network of random rows, so that masks hold every class."""
     import torch
 
-    from milseg.checkpoint import ModelSpec, save_model
+    from milseg.inference.model_folder import ModelSpec, save_model
     from milseg.models.backbones import build_fcn
 
     torch.manual_seed(0)
@@ -87,8 +87,8 @@ def write_photos(folder: Path, count: int) -> Path:
 
 def measure(photos: Path, model: Path, out: Path, *, formats: tuple[str, ...]) -> dict[str, float]:
     """Predict them all in this process; its highest resident memory, and the time."""
-    from milseg.options import PredictOptions
-    from milseg.prediction_run import predict_run
+    from milseg.config import PredictOptions
+    from milseg.inference.prediction_run import predict_run
 
     began = time.monotonic()
     predict_run(

@@ -48,12 +48,12 @@ from PIL import Image
 from plain import plain_scores, top_class
 
 import milseg
-from milseg.checkpoint import ModelSpec, load_model, save_model
-from milseg.devices import keep_freed_memory
-from milseg.masks import palette
+from milseg.config import InferenceConfig
+from milseg.data.image import UInt8
+from milseg.data.masks import palette
+from milseg.inference.model_folder import ModelSpec, load_model, save_model
 from milseg.models.backbones import build_fcn
-from milseg.options import InferenceConfig
-from milseg.photos import UInt8
+from milseg.utils.devices import keep_freed_memory
 
 CLIENTS = 16
 WANTED = 1.5

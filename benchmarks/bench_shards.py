@@ -32,12 +32,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from milseg.bags import Bag, BagSet, load_photo
-from milseg.options import ShardOptions, ShardReading
-from milseg.order import epoch_order
-from milseg.pipeline import processors
-from milseg.shard_run import shard_run
-from milseg.sources.open import open_source
+from milseg.config import ShardOptions, ShardReading
+from milseg.data.bags import Bag, BagSet, load_photo
+from milseg.data.sampler import epoch_order
+from milseg.data.shards.write import shard_run
+from milseg.data.sources.open import open_source
+from milseg.utils.parallel import processors
 
 CORES = processors()
 

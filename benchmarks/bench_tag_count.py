@@ -20,9 +20,9 @@ import time
 import numpy as np
 import torch
 
-from milseg.devices import keep_freed_memory
-from milseg.predict import masks_from_scores
-from milseg.segmenter import certainty
+from milseg.inference.score_map import masks_from_scores
+from milseg.inference.segmenter import certainty
+from milseg.utils.devices import keep_freed_memory
 
 COUNTS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
 FEATURES, PLACES, SIZE = 1280, (15, 20), (375, 500)

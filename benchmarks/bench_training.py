@@ -1,4 +1,4 @@
-"""Photos a second of `milseg.train.fit` as `milseg train` runs it, against a plain torch loop; 1.5 times is wanted.
+"""Photos a second of `milseg.fit` as `milseg train` runs it, against a plain torch loop; 1.5 times is wanted.
 
     python benchmarks/bench_training.py [--quick]
 
@@ -39,17 +39,17 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from milseg.bags import Bag, BagSet, load_batch
-from milseg.devices import keep_freed_memory
+from milseg.config import TrainConfig
+from milseg.data.bags import Bag, BagSet, load_batch
+from milseg.data.image import MEAN, STD
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN, freeze
-from milseg.options import TrainConfig
-from milseg.photos import MEAN, STD
-from milseg.pipeline import processors
-from milseg.recipes import POOLED
 from milseg.rules import find_rule
-from milseg.steps import batch_at, learning_rate_at
-from milseg.train import fit, parameter_groups
+from milseg.training.recipes import POOLED
+from milseg.training.schedule import batch_at, learning_rate_at
+from milseg.training.trainer import fit, parameter_groups
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 WANTED = 1.5
 BACKBONE, CLASSES, STRIDE = "mobilenet_v2", 21, 16

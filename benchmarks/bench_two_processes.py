@@ -27,14 +27,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from milseg import distributed
-from milseg.bags import BagSet, load_photo
+from milseg.config import TrainConfig
+from milseg.data.bags import BagSet, load_photo
+from milseg.data.sources.digits import read_digits
+from milseg.distributed import collectives
+from milseg.inference.score_map import photo_scores, segment
 from milseg.models.backbones import build_fcn
-from milseg.options import TrainConfig
-from milseg.pipeline import processors
-from milseg.predict import photo_scores, segment
-from milseg.sources.digits import read_digits
-from milseg.train import fit
+from milseg.training.trainer import fit
+from milseg.utils.parallel import processors
 
 CONFIG = TrainConfig(batch_size=16, learning_rate=1e-2, schedule="linear", flip=True, max_gradient=10.0)
 SHOWN = 8  # scenes whose masks are compared
@@ -115,7 +115,7 @@ def train(network: str, out: Path, steps: int) -> None:
     bags = enlarged(read_digits("train", 4 * CONFIG.batch_size), factor)
     model = build_fcn(network, len(bags.classes), seed=0)
     ticks: list[float] = []
-    with distributed.joined("cpu") as device:
+    with collectives.joined("cpu") as device:
         history = fit(
             model,
             bags,
@@ -124,7 +124,7 @@ def train(network: str, out: Path, steps: int) -> None:
             progress=False,
             on_step=lambda step, loss: ticks.append(time.perf_counter()),
         )
-        if not distributed.is_main():
+        if not collectives.is_main():
             return
     photos = [load_photo(bag) for bag in bags.bags[:SHOWN]]
     with torch.no_grad():

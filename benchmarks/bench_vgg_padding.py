@@ -3,7 +3,7 @@
     python benchmarks/bench_vgg_padding.py [--quick]
 
 The same random weights in both, forward on one photo of 375 x 500 with every processor, both as prediction computes
-(`milseg.models.folded`: fc6's weights, 0.4 GB, are laid out once and not for every photo); each side has channels first
+(`milseg.models.fuse`: fc6's weights, 0.4 GB, are laid out once and not for every photo); each side has channels first
 or last, whichever a trial shows to be quicker. Checked first: both maps have a place within half a stride of the
 photo's edges or beyond them, so that nothing of the photo is extrapolated further than that, and all their scores are
 finite.
@@ -23,12 +23,12 @@ import torch
 from common import HEIGHT, WIDTH, in_turn, load, made_photo, median_wall, ratios, timed
 from torch import nn
 
-from milseg.devices import keep_freed_memory
+from milseg.data.image import normalise
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.models.folded import folded
-from milseg.photos import normalise
-from milseg.pipeline import processors
+from milseg.models.fuse import folded
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 CLASSES = 21
 BYTES = 2  # of a bfloat16 number

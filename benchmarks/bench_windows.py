@@ -23,11 +23,11 @@ from typing import TypeVar
 import torch
 from common import HEIGHT, WIDTH, Times, in_turn, load, made_photo, median_wall, ratios, timed
 
-from milseg.devices import keep_freed_memory
+from milseg.data.image import normalise
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.photos import normalise
-from milseg.pipeline import processors
+from milseg.utils.devices import keep_freed_memory
+from milseg.utils.parallel import processors
 
 CLASSES = 21
 BATCHES = (1, 8, 32)

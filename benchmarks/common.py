@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 HEIGHT, WIDTH = 375, 500
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from milseg.data.image import MEAN, STD, UInt8
+from milseg.inference.score_map import interpolation_matrix
 from milseg.models.fcn import FCN
-from milseg.photos import MEAN, STD, UInt8
-from milseg.predict import interpolation_matrix
 
 
 @torch.inference_mode()

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from milseg.bags import load_batch
+from milseg.data.bags import load_batch
+from milseg.data.sources.voc import read_voc
 from milseg.models.transfer import build_model
 from milseg.rules import choose_max, log_probs, loss_map, mil_loss
-from milseg.sources.voc import read_voc
 
 
 def main() -> None:

@@ -18,19 +18,19 @@ import torch
 from PIL import Image
 
 from milseg import cli
-from milseg.checkpoint import ModelSpec, load_model, load_state, save_model
+from milseg.config.source import ShardReading
+from milseg.data.image import open_mask, open_photo
+from milseg.data.shards.index import read_index, scan_shard
+from milseg.data.sources.ground_truth import read_labels
+from milseg.data.sources.known_tags import read_known_tags
+from milseg.data.sources.open import open_source
+from milseg.data.sources.tag_file import read_ids
+from milseg.data.sources.voc import read_annotation
+from milseg.data.sources.voc_tree import read_objects
 from milseg.errors import UserError
+from milseg.inference.model_folder import ModelSpec, load_model, load_state, save_model
 from milseg.models.transfer import read_mapping
 from milseg.models.weights import read_state
-from milseg.options.source import ShardReading
-from milseg.photos import open_mask, open_photo
-from milseg.sources.known_tags import read_known_tags
-from milseg.sources.open import open_source
-from milseg.sources.shard_index import read_index, scan_shard
-from milseg.sources.tag_file import read_ids
-from milseg.sources.truth import read_labels
-from milseg.sources.voc import read_annotation
-from milseg.sources.voc_tree import read_objects
 
 PHOTO_PIXELS = 1_000_000  # so that a bomb costs little time
 

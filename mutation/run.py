@@ -37,9 +37,15 @@ ENOUGH = 0.9
 # group -> (files below src/milseg, tests)
 GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "rules": (("rules/*.py",), ("rules",)),
-    "evaluation": (("scores.py", "evaluate.py"), ("test_evaluate.py", "test_scoring_sets.py")),
-    "prior": (("prior.py",), ("test_prior.py",)),
-    "checkpoints": (("checkpoint.py", "files.py"), ("test_checkpoint.py", "test_files.py")),
+    "evaluation": (
+        ("evaluation/confusion.py", "evaluation/evaluate.py"),
+        ("evaluation/test_evaluate.py", "data/sources/test_scoring_sets.py"),
+    ),
+    "prior": (("inference/prior.py",), ("inference/test_prior.py",)),
+    "checkpoints": (
+        ("inference/model_folder.py", "utils/files.py"),
+        ("training/test_checkpoint.py", "utils/test_files.py"),
+    ),
     "annotation writers": (("annotations/*.py",), ("annotations",)),
 }
 # Tests in processes of their own see no mutant.

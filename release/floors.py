@@ -22,15 +22,28 @@ from wheel import ROOT, lend
 BESIDE = ("scipy==1.11.4", "pyparsing==3.0.9")
 TESTS = (
     *(
-        "test_photos.py",
-        "test_masks.py",
-        "test_files.py",
-        "test_checkpoint.py",
-        "test_evaluate.py",
-        "test_bags.py",
+        "data/test_image.py",
+        "data/test_masks.py",
+        "utils/test_files.py",
+        "training/test_checkpoint.py",
+        "evaluation/test_evaluate.py",
+        "data/test_bags.py",
     ),
-    *("test_prior.py", "test_figures.py", "test_cli.py", "test_bad_input.py", "test_training_run.py"),
-    *("test_prediction_run.py", "sources", "annotations", "rules", "refine", "models/test_weights.py"),
+    *(
+        "inference/test_prior.py",
+        "test_figures.py",
+        "test_cli.py",
+        "test_bad_input.py",
+        "training/test_run.py",
+    ),
+    *(
+        "inference/test_prediction_run.py",
+        "sources",
+        "annotations",
+        "rules",
+        "refine",
+        "models/test_weights.py",
+    ),
 )
 
 

@@ -33,8 +33,8 @@ print("milseg", milseg.__version__, "from the wheel")
 PHOTOS = """
 from pathlib import Path
 from PIL import Image
-from milseg.masks import write_mask
-from milseg.sources.digits import read_digits
+from milseg.data.masks import write_mask
+from milseg.data.sources.digits import read_digits
 for folder in ("photos", "truth"):
     Path(folder).mkdir()
 rows = ["image,tags"]

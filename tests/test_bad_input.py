@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milseg.checkpoint import ModelSpec, save_model
 from milseg.cli import main
-from milseg.masks import write_mask
-from milseg.photos import open_mask
+from milseg.data.image import open_mask
+from milseg.data.masks import write_mask
+from milseg.inference.model_folder import ModelSpec, save_model
 
 COMMANDS = ("check", "train", "predict", "evaluate")
 SPEC = ModelSpec(backbone="tiny", classes=("background", "cat", "dog"))

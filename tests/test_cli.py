@@ -20,13 +20,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import milseg.commands
+import milseg.commands.reproduce
 from milseg import __version__
-from milseg.checkpoint import ModelSpec, save_model
 from milseg.cli import COMMANDS, GROUPS, main, parse
+from milseg.config import DigitsOptions, EvaluateOptions, InferenceConfig, VocOptions
 from milseg.errors import UserError
+from milseg.inference.model_folder import ModelSpec, save_model
 from milseg.models.backbones import make_classifier
-from milseg.options import DigitsOptions, EvaluateOptions, InferenceConfig, VocOptions
 
 if TYPE_CHECKING:
     from conftest import SmallVoc
@@ -285,13 +285,15 @@ def test_an_interruption_is_status_130(
     def interrupted(options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(milseg.commands, "digits", interrupted)
+    monkeypatch.setattr(milseg.commands.reproduce, "digits", interrupted)
     assert status(DIGITS) == 130
     assert "--resume goes on" in capsys.readouterr().err
 
 
 def test_a_request_to_end_is_an_interruption(monkeypatch: pytest.MonkeyPatch, in_tmp: Path) -> None:
-    monkeypatch.setattr(milseg.commands, "digits", lambda options: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(
+        milseg.commands.reproduce, "digits", lambda options: os.kill(os.getpid(), signal.SIGTERM)
+    )
     assert status(DIGITS) == 130
 
 
@@ -299,7 +301,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, in_tmp: Path
     def broken(options: object) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(milseg.commands, "digits", broken)
+    monkeypatch.setattr(milseg.commands.reproduce, "digits", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(DIGITS.split())
     assert issubclass(UserError, ValueError)

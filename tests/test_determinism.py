@@ -12,9 +12,9 @@ import torch
 from reliability.made import files_of, make_model, make_source
 
 import milseg.experiments.digits
-from milseg.options import DigitsOptions, PredictOptions, TrainOptions
-from milseg.prediction_run import predict_run
-from milseg.training_run import train_run
+from milseg.config import DigitsOptions, PredictOptions, TrainOptions
+from milseg.inference.prediction_run import predict_run
+from milseg.training.run import train_run
 
 CLOCK = {"seconds", "images_per_second"}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from milseg.data.image import UInt8, open_photo
 from milseg.figures import curves, figure1, loss_map_figure, mask_picture, score_bars
-from milseg.photos import UInt8, open_photo
 
 CLASSES = ["background", "cat", "dog", "horse"]
 # VOC's colours to the power of 0.6: 128 becomes 255 * (128 / 255) ** 0.6 = 168.6.

@@ -21,11 +21,11 @@ import yaml
 from safetensors.torch import load_file
 
 import milseg.experiments.digits
-from milseg.calibration import calibrated
-from milseg.checkpoint import load_model
 from milseg.cli import main
-from milseg.sources.open import open_source
-from milseg.split import hold_out
+from milseg.data.sources.open import open_source
+from milseg.data.split import hold_out
+from milseg.inference.model_folder import load_model
+from milseg.training.calibration import calibrated
 
 if TYPE_CHECKING:
     from conftest import SmallVoc

@@ -33,9 +33,9 @@ def test_every_name_is_there_and_listed() -> None:
 
 
 def test_each_name_is_the_one_where_it_is_defined() -> None:
+    from milseg.config import TrainConfig
     from milseg.models.transfer import build_model
-    from milseg.options import TrainConfig
-    from milseg.train import fit
+    from milseg.training.trainer import fit
 
     assert milseg.fit is fit
     assert milseg.build_model is build_model
@@ -69,11 +69,14 @@ def test_import_is_light_and_submodules_still_work() -> None:
     heavy = "[m for m in ('torch', 'numpy', 'PIL', 'yaml') if m in sys.modules]"
     assert run(f"import sys, milseg; milseg.__version__; print({heavy})") == "[]"
     assert run(f"import sys, milseg; milseg.UserError, milseg.TrainConfig; print({heavy})") == "[]"
-    assert run("import milseg.photos; print(milseg.photos.MAX_PIXELS > 0)") == "True"
+    assert run("import milseg.data.image; print(milseg.data.image.MAX_PIXELS > 0)") == "True"
 
 
 def test_star_import() -> None:
-    assert run("from milseg import *; print(fit.__module__, UserError.__name__)") == "milseg.train UserError"
+    assert (
+        run("from milseg import *; print(fit.__module__, UserError.__name__)")
+        == "milseg.training.trainer UserError"
+    )
 
 
 def test_ten_lines_from_tags_to_masks() -> None:

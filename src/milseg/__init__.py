@@ -19,21 +19,21 @@ from typing import TYPE_CHECKING, Any
 from milseg._version import __version__
 
 if TYPE_CHECKING:
-    from milseg.bags import Bag, BagSet
-    from milseg.checkpoint import ModelSpec, load_model, save_model
+    from milseg.config import TrainConfig
+    from milseg.data.bags import Bag, BagSet
+    from milseg.data.image import open_photo
+    from milseg.data.sources.digits import read_digits
+    from milseg.data.sources.open import open_source
+    from milseg.data.sources.voc import read_voc
     from milseg.errors import UserError
-    from milseg.evaluate import evaluate_model
+    from milseg.evaluation.evaluate import evaluate_model
+    from milseg.inference.model_folder import ModelSpec, load_model, save_model
+    from milseg.inference.score_map import segment
+    from milseg.inference.segmenter import Segmenter, load
     from milseg.models.transfer import build_model
-    from milseg.options import TrainConfig
-    from milseg.photos import open_photo
-    from milseg.predict import segment
     from milseg.rules import RuleEntry
     from milseg.rules.choosing import mil_loss
-    from milseg.segmenter import Segmenter, load
-    from milseg.sources.digits import read_digits
-    from milseg.sources.open import open_source
-    from milseg.sources.voc import read_voc
-    from milseg.train import fit
+    from milseg.training.trainer import fit
 
 __all__ = [
     "Bag",
@@ -60,25 +60,25 @@ __all__ = [
 
 # Where each name is defined.
 _HOMES = {
-    "Bag": "bags",
-    "BagSet": "bags",
-    "ModelSpec": "checkpoint",
+    "Bag": "data.bags",
+    "BagSet": "data.bags",
+    "ModelSpec": "inference.model_folder",
     "RuleEntry": "rules",
-    "Segmenter": "segmenter",
-    "TrainConfig": "options",
+    "Segmenter": "inference.segmenter",
+    "TrainConfig": "config",
     "UserError": "errors",
     "build_model": "models.transfer",
-    "evaluate_model": "evaluate",
-    "fit": "train",
-    "load": "segmenter",
-    "load_model": "checkpoint",
+    "evaluate_model": "evaluation.evaluate",
+    "fit": "training.trainer",
+    "load": "inference.segmenter",
+    "load_model": "inference.model_folder",
     "mil_loss": "rules.choosing",
-    "open_photo": "photos",
-    "open_source": "sources.open",
-    "read_digits": "sources.digits",
-    "read_voc": "sources.voc",
-    "save_model": "checkpoint",
-    "segment": "predict",
+    "open_photo": "data.image",
+    "open_source": "data.sources.open",
+    "read_digits": "data.sources.digits",
+    "read_voc": "data.sources.voc",
+    "save_model": "inference.model_folder",
+    "segment": "inference.score_map",
 }
 
 

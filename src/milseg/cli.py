@@ -20,10 +20,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentParser, DefaultHelpFormatter  # type: ignore[attr-defined]
 
 from milseg._version import __version__
-from milseg.errors import UserError, unknown_name
-from milseg.files import no_empty_folder
-from milseg.launch import is_first, launched
-from milseg.options import (
+from milseg.config import (
     CheckOptions,
     CompareOptions,
     DigitsOptions,
@@ -38,24 +35,27 @@ from milseg.options import (
     VocOptions,
     VocResultsOptions,
 )
-from milseg.stops import STOPPED_STATUS, Stopped
-from milseg.yaml_text import parse_yaml
+from milseg.distributed.launch import is_first, launched
+from milseg.distributed.preemption import STOPPED_STATUS, Stopped
+from milseg.errors import UserError, unknown_name
+from milseg.utils.files import no_empty_folder
+from milseg.utils.yaml import parse_yaml
 
 # command words -> (settings, "module:function" that takes them)
 COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "check": (CheckOptions, "milseg.commands:check"),
-    "shard": (ShardOptions, "milseg.commands:shard"),
-    "train": (TrainOptions, "milseg.commands:train"),
-    "predict": (PredictOptions, "milseg.commands:predict"),
-    "merge": (MergeOptions, "milseg.commands:merge_shards"),
+    "check": (CheckOptions, "milseg.commands.check:check"),
+    "shard": (ShardOptions, "milseg.commands.shard:shard"),
+    "train": (TrainOptions, "milseg.commands.train:train"),
+    "predict": (PredictOptions, "milseg.commands.predict:predict"),
+    "merge": (MergeOptions, "milseg.commands.merge:merge_shards"),
     "serve": (ServeOptions, "milseg.serve.run:serve"),
-    "evaluate": (EvaluateOptions, "milseg.commands:evaluate"),
-    "export": (ExportOptions, "milseg.commands:export"),
-    "compare": (CompareOptions, "milseg.commands:compare"),
-    "list": (ListOptions, "milseg.catalog:show"),
-    "reproduce digits": (DigitsOptions, "milseg.commands:digits"),
-    "reproduce voc": (VocOptions, "milseg.commands:voc"),
-    "voc-results": (VocResultsOptions, "milseg.commands:voc_results"),
+    "evaluate": (EvaluateOptions, "milseg.commands.evaluate:evaluate"),
+    "export": (ExportOptions, "milseg.commands.export:export"),
+    "compare": (CompareOptions, "milseg.commands.compare:compare"),
+    "list": (ListOptions, "milseg.commands.catalog:show"),
+    "reproduce digits": (DigitsOptions, "milseg.commands.reproduce:digits"),
+    "reproduce voc": (VocOptions, "milseg.commands.reproduce:voc"),
+    "voc-results": (VocResultsOptions, "milseg.commands.voc_results:voc_results"),
 }
 # Those that several processes do together; the others would do the same work in each, into the same folder.
 TOGETHER = ("train", "predict", "evaluate")

@@ -19,10 +19,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from milseg.bags import VOID
-from milseg.files import atomic_path
-from milseg.masks import legend, palette
-from milseg.photos import UInt8
+from milseg.data.bags import VOID
+from milseg.data.image import UInt8
+from milseg.data.masks import legend, palette
+from milseg.utils.files import atomic_path
 
 _DPI = 150
 _CELL, _GAP, _TITLE = 2.4, 0.08, 0.3  # inches

@@ -12,7 +12,7 @@ from PIL import Image
 from skimage.filters import gaussian
 
 from milseg.annotations.writer import Prediction
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 CLASSES = ("background", "cat", "dog")
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from milseg import __version__
 from milseg.annotations.coco import CocoWriter, box, write_list
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 from .helpers import CLASSES, blobs, mask_of, masks, prediction, read_coco_rle, read_json
 

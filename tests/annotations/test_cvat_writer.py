@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from milseg.annotations.cvat import CvatWriter
+from milseg.data.image import UInt8
 from milseg.errors import UserError
-from milseg.photos import UInt8
 
 from .helpers import CLASSES, blobs, mask_of, prediction
 

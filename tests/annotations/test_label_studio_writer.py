@@ -9,7 +9,7 @@ import pytest
 from defusedxml import ElementTree
 
 from milseg.annotations.label_studio import LabelStudioWriter
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 from .helpers import CLASSES, blobs, mask_of, prediction, read_json, read_label_studio_rle
 from .test_rle import brush_reason

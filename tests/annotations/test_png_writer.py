@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from milseg.annotations.png import PngWriter
+from milseg.data.image import open_mask, open_photo
+from milseg.data.masks import overlay
 from milseg.errors import UserError
-from milseg.masks import overlay
-from milseg.photos import open_mask, open_photo
 
 from .helpers import CLASSES, blobs, mask_of, prediction, save_photo
 

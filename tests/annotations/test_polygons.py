@@ -10,7 +10,7 @@ from skimage.measure import label
 
 from milseg.annotations.polygons import Bools, Points, polygons
 from milseg.annotations.yolo import INSET
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 from .helpers import blobs, mask_of, masks
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milseg.annotations.rle import coco_counts, coco_rle, coco_string, label_studio_rle, run_lengths
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 from .helpers import blobs, mask_of, masks, read_coco_rle, read_coco_string, read_label_studio_rle
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from numpy.typing import NDArray
 
 from milseg.annotations.yolo import YoloWriter
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 from .helpers import CLASSES, blobs, mask_of, masks, prediction
 from .test_polygons import at_centres, by_pillow

@@ -10,19 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from milseg.bags import BagSet
+from milseg.config import CompareOptions
+from milseg.data.bags import BagSet
+from milseg.data.masks import write_mask
+from milseg.data.sources.evaluation_set import bags_to_score
 from milseg.errors import UserError
-from milseg.evaluate import evaluate_segmenter
+from milseg.evaluation.confusion import Evaluation
+from milseg.evaluation.evaluate import evaluate_segmenter
 from milseg.experiments.cam import THRESHOLDS, activation_maps
 from milseg.experiments.compare import compare
 from milseg.experiments.compare_table import markdown
-from milseg.masks import write_mask
+from milseg.inference.segmenter import load
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.options import CompareOptions
-from milseg.scores import Evaluation
-from milseg.segmenter import load
-from milseg.sources.to_score import bags_to_score
 
 if TYPE_CHECKING:
     from conftest import SmallVoc

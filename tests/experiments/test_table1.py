@@ -18,21 +18,21 @@ from safetensors.torch import save_file
 
 import milseg.experiments.digits
 import milseg.experiments.table1
-from milseg.bags import VOID, Bag, BagSet
-from milseg.checkpoint import load_model
+from milseg.config import DigitsOptions, TrainConfig, VocOptions
+from milseg.data.bags import VOID, Bag, BagSet
+from milseg.data.sources.digits import read_digits
 from milseg.errors import UserError
-from milseg.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
+from milseg.evaluation.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
 from milseg.experiments.ablations import CLAIMS
 from milseg.experiments.digits import mil_config, oracle_config, pretrain, reproduce_digits
 from milseg.experiments.table1 import PAPER, figure_photos, gain
 from milseg.experiments.voc import command_line, reproduce_voc
+from milseg.inference.model_folder import load_model
+from milseg.inference.segmenter import Segmenter
 from milseg.models.backbones import BACKBONES, make_classifier
 from milseg.models.fcn import FCN
-from milseg.options import DigitsOptions, TrainConfig, VocOptions
-from milseg.recipes import RECIPES, recipe_for
-from milseg.segmenter import Segmenter
-from milseg.sources.digits import read_digits
-from milseg.train import fit
+from milseg.training.recipes import RECIPES, recipe_for
+from milseg.training.trainer import fit
 
 if TYPE_CHECKING:
     from conftest import SmallVoc

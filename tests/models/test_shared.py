@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from milseg.data.image import normalise, open_photo
 from milseg.models.backbones import cast_classifier
 from milseg.models.transfer import build_model, voc_synsets
 from milseg.models.weights import load_classifier
-from milseg.photos import normalise, open_photo
 
 SHARED = Path(os.environ.get("MILSEG_SHARED", Path(__file__).resolve().parents[2].parent / "shared"))
 PHOTOS = SHARED / "data" / "voc-animals"

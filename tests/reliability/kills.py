@@ -33,8 +33,11 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-import milseg.commands
-import milseg.sources.tar_index
+import milseg.commands.export
+import milseg.commands.predict
+import milseg.commands.shard
+import milseg.commands.train
+import milseg.data.shards.tar_index
 from milseg.cli import main as milseg_main
 from reliability.made import files_of, make_model, make_source, predict_words, train_words
 
@@ -106,7 +109,7 @@ def _archive(path: Path) -> None:
 
 
 def _tar(path: Path) -> None:
-    assert list(milseg.sources.tar_index.tar_members(path, str(path)))
+    assert list(milseg.data.shards.tar_index.tar_members(path, str(path)))
 
 
 WHOLE: dict[str, Callable[[Path], object]] = {

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from milseg.checkpoint import ModelSpec, save_model
-from milseg.masks import write_mask
-from milseg.options import InferenceConfig
-from milseg.prior import Prior
+from milseg.config import InferenceConfig
+from milseg.data.masks import write_mask
+from milseg.inference.model_folder import ModelSpec, save_model
+from milseg.inference.prior import Prior
 
 COLOURS = {"cat": (220, 30, 30), "dog": (30, 30, 220)}
 CLASSES = ("background", "cat", "dog")

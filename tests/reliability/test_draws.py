@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from milseg.micro_batches import dropout_of, pieces_of
-from milseg.options import TrainConfig
-from milseg.steps import batch_at, zooms_at
+from milseg.config import TrainConfig
+from milseg.training.grad_accumulation import dropout_of, pieces_of
+from milseg.training.schedule import batch_at, zooms_at
 
 
 def test_bags_of_a_step_and_steps_draw_different_numbers() -> None:

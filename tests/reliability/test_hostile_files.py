@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from milseg.checkpoint import load_model
 from milseg.errors import UserError
+from milseg.inference.model_folder import load_model
 from milseg.models.weights import read_state
 
 from .made import make_model

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from milseg.bags import VOID
-from milseg.masks import write_mask
-from milseg.photos import open_mask
+from milseg.data.bags import VOID
+from milseg.data.image import open_mask
+from milseg.data.masks import write_mask
+from milseg.evaluation.confusion import confusion
+from milseg.inference.tiling import pieces
 from milseg.rules import RULES
-from milseg.scores import confusion
-from milseg.tiles import pieces
 
 
 @st.composite

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from milseg.bags import BACKGROUND, VOID, Bag, BagSet
+from milseg.config import TrainConfig
+from milseg.data.bags import BACKGROUND, VOID, Bag, BagSet
+from milseg.evaluation.confusion import Evaluation
 from milseg.models.backbones import build_fcn
-from milseg.options import TrainConfig
 from milseg.rules import RULES
-from milseg.scores import Evaluation
-from milseg.train import fit
+from milseg.training.trainer import fit
 
 
 def test_a_mask_of_void_alone_is_a_connected_zero() -> None:

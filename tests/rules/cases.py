@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 
 
 def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float64):

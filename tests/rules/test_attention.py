@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules import RULES, find_rule
 from milseg.rules.attention import Attention
 from milseg.rules.pooling import average_scores

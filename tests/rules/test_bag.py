@@ -1,6 +1,6 @@
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules.bag import flat_log_probs, flat_scores, log_not
 from tests.rules.cases import random_case
 

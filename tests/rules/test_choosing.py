@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN, VOID
+from milseg.data.bags import UNKNOWN, VOID
 from milseg.errors import UserError
 from milseg.rules import (
     RULES,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN, VOID
+from milseg.data.bags import UNKNOWN, VOID
 from milseg.rules import RULES, loss_map, shown_weights, weighted_loss
 from tests.rules.cases import bags_of, random_case, random_extras
 from tests.rules.equations import EQUATIONS

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules import find_rule, log_probs
 from milseg.rules.bag import places_of
 from milseg.rules.log_sum_exp import log_expm1_ratio, log_of_pooled, log_sum_exp_probs, log_sum_exp_scores

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules.margin import max_margin
 from tests.rules import equations as eq
 from tests.rules.cases import random_case, slow

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules import log_probs, shown_weights
 from milseg.rules.noisy_or import noisy_or
 from tests.rules import equations as eq

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules.pooling import average_scores, weighted_pooling, wildcat
 from tests.rules import equations as eq
 from tests.rules.cases import random_case, slow

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules.ranking import rank_pooling
 from tests.rules import equations as eq
 from tests.rules.cases import random_case, slow

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.errors import UserError
 from milseg.rules import RULES, find_rule
 from tests.rules import equations as eq

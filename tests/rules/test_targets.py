@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules import find_rule, loss_map
 from milseg.rules.targets import choose_ccnn, choose_em_adapt
 from tests.rules import equations as eq

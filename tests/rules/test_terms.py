@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 from milseg.rules import RULES, find_rule, log_probs, shown_weights
 from milseg.rules.consistency import consistency
 from milseg.rules.hard_negatives import hard_negatives

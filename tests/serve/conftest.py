@@ -21,10 +21,10 @@ pytest.importorskip("fastapi")
 pytest.importorskip("python_multipart")
 uvicorn = pytest.importorskip("uvicorn")
 
-from milseg.checkpoint import ModelSpec  # noqa: E402
+from milseg.config import ServeOptions  # noqa: E402
+from milseg.inference.model_folder import ModelSpec  # noqa: E402
+from milseg.inference.segmenter import Segmenter  # noqa: E402
 from milseg.models.backbones import build_fcn  # noqa: E402
-from milseg.options import ServeOptions  # noqa: E402
-from milseg.segmenter import Segmenter  # noqa: E402
 from milseg.serve.app import Server  # noqa: E402
 from milseg.serve.engine import Engine  # noqa: E402
 from milseg.serve.run import listen, web_config  # noqa: E402

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from milseg.annotations.coco import box
-from milseg.masks import palette
-from milseg.photos import open_photo
-from milseg.segmenter import Segmenter
-from milseg.serve.answers import SHOWN_RULES
+from milseg.data.image import open_photo
+from milseg.data.masks import palette
+from milseg.inference.segmenter import Segmenter
+from milseg.serve.responses import SHOWN_RULES
 
 from .conftest import CLASSES, Live, form, photo, png_of
 

@@ -14,9 +14,9 @@ import pytest
 
 from milseg.annotations.rle import label_studio_rle
 from milseg.errors import UserError
-from milseg.segmenter import Segmenter
+from milseg.inference.segmenter import Segmenter
 from milseg.serve.label_studio import known_tags, read_config
-from milseg.serve.label_studio_files import LabelStudioFiles
+from milseg.serve.label_studio_photos import LabelStudioFiles
 
 from .conftest import CLASSES, Answer, Live, Start, photo, png_of
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milseg.segmenter import Segmenter
+from milseg.inference.segmenter import Segmenter
 
 from .conftest import Live, Start, photo, png_of
 from .test_api import decoded

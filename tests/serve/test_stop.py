@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milseg.checkpoint import save_model
 from milseg.cli import main
 from milseg.errors import UserError
-from milseg.segmenter import Segmenter, load
+from milseg.inference.model_folder import save_model
+from milseg.inference.segmenter import Segmenter, load
 from milseg.serve.engine import start_engine
 from milseg.serve.run import fingerprint, listen, read_token
 

@@ -13,7 +13,7 @@ from skimage.measure import label
 from milseg._version import __version__
 from milseg.annotations.rle import Bools, coco_rle
 from milseg.annotations.writer import Prediction, Writer
-from milseg.files import atomic_path
+from milseg.utils.files import atomic_path
 
 
 def box(mask: Bools) -> list[int]:

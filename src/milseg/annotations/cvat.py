@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from milseg.annotations.writer import Prediction, Writer
+from milseg.data.image import UInt8
+from milseg.data.masks import palette
 from milseg.errors import UserError
-from milseg.files import atomic_path
-from milseg.masks import palette
-from milseg.photos import UInt8
+from milseg.utils.files import atomic_path
 
 CLASS_FOLDER, OBJECT_FOLDER = "SegmentationClass", "SegmentationObject"
 LIST_FILE = "ImageSets/Segmentation/default.txt"

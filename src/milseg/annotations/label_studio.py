@@ -11,9 +11,9 @@ from xml.sax.saxutils import quoteattr
 from milseg.annotations.coco import write_list
 from milseg.annotations.rle import label_studio_rle
 from milseg.annotations.writer import Prediction, Writer
-from milseg.files import atomic_path, write_text
-from milseg.masks import palette
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
+from milseg.data.masks import palette
+from milseg.utils.files import atomic_path, write_text
 
 # Files below the folder that Label Studio serves (its LOCAL_FILES_DOCUMENT_ROOT).
 LOCAL_FILES = "/data/local-files/?d="

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from milseg.annotations.writer import Prediction, Writer
-from milseg.files import atomic_path
+from milseg.utils.files import atomic_path
 
 
 class NpzWriter(Writer):

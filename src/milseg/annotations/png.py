@@ -9,10 +9,10 @@ from typing import Any
 from PIL import Image
 
 from milseg.annotations.writer import Prediction, Writer
+from milseg.data.image import MAX_PIXELS, open_photo
+from milseg.data.masks import overlay, write_mask
 from milseg.errors import unknown_name
-from milseg.files import atomic_path
-from milseg.masks import overlay, write_mask
-from milseg.photos import MAX_PIXELS, open_photo
+from milseg.utils.files import atomic_path
 
 OVERLAY_SUFFIXES = (".jpg", ".png")
 

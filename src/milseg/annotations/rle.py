@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

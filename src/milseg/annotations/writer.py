@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from milseg.bags import VOID
+from milseg.data.bags import VOID
+from milseg.data.image import PackedPhoto, UInt8
+from milseg.data.masks import class_counts
 from milseg.errors import UserError
-from milseg.files import check_writable
-from milseg.masks import class_counts
-from milseg.photos import PackedPhoto, UInt8
+from milseg.utils.files import check_writable
 
 # Of one part of a name, bytes: file systems take 255, and a temporary name adds its own letters.
 LONGEST_PART = 220

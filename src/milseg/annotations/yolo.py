@@ -9,7 +9,7 @@ from typing import Any
 
 from milseg.annotations.polygons import polygons
 from milseg.annotations.writer import Prediction, Writer
-from milseg.files import atomic_path, write_text
+from milseg.utils.files import atomic_path, write_text
 
 # Pixels; see `polygons`. At seven decimals still distinct in photos of 100,000 pixels a side.
 INSET = 1 / 64

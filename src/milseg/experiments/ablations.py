@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from milseg.evaluate import evaluate_model
+from milseg.config import TrainConfig
+from milseg.evaluation.confusion import Scores
+from milseg.evaluation.evaluate import evaluate_model
 from milseg.experiments.table1 import Experiment, Row
-from milseg.files import write_json, write_text
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.options import TrainConfig
-from milseg.scores import Scores
-from milseg.train import fit
+from milseg.training.trainer import fit
+from milseg.utils.files import write_json, write_text
 
 # Collapse is quick, and a long run can leave it by memorising a place a photo: both moments are told.
 EARLY = 30

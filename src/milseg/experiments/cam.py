@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from milseg.bags import BagSet, load_mask, load_photo
+from milseg.data.bags import BagSet, load_mask, load_photo
+from milseg.evaluation.confusion import Evaluation
+from milseg.inference.score_map import photo_scores, top_class, upsample
 from milseg.models.fcn import FCN
-from milseg.models.folded import folded
-from milseg.predict import photo_scores, top_class, upsample
-from milseg.scores import Evaluation
+from milseg.models.fuse import folded
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 

@@ -12,26 +12,26 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from milseg.bags import load_mask, load_photo
-from milseg.calibration import calibrated
-from milseg.checkpoint import save_model
-from milseg.devices import pick_device
+from milseg.config import CompareOptions, InferenceConfig
+from milseg.data.bags import load_mask, load_photo
 from milseg.errors import UserError
-from milseg.evaluate import evaluate_model
+from milseg.evaluation.confusion import Evaluation
+from milseg.evaluation.evaluate import evaluate_model
+from milseg.evaluation.tag_precision import score_tags
 from milseg.experiments.cam import cam_scores
 from milseg.experiments.compare_table import write_table
 from milseg.experiments.compare_tasks import CAM, Task, digits_task, source_task
-from milseg.files import claim_folder, write_json
+from milseg.inference.model_folder import save_model
+from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.folded import folded
-from milseg.named import split_calls
-from milseg.options import CompareOptions, InferenceConfig
-from milseg.own_masks import write_own_masks
+from milseg.models.fuse import folded
 from milseg.rules import find_rule
-from milseg.scores import Evaluation
-from milseg.segmenter import Segmenter
-from milseg.tag_scores import score_tags
-from milseg.train import fit
+from milseg.training.calibration import calibrated
+from milseg.training.pseudo_labels import write_own_masks
+from milseg.training.trainer import fit
+from milseg.utils.call_syntax import split_calls
+from milseg.utils.devices import pick_device
+from milseg.utils.files import claim_folder, write_json
 
 STEPS = ("plain", "views", "walked", "refined", "prior")  # each with what came before
 

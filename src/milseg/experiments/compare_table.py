@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from milseg._version import __version__
+from milseg.config import CompareOptions
 from milseg.figures import score_bars
-from milseg.files import write_json, write_text
-from milseg.options import CompareOptions
+from milseg.utils.files import write_json, write_text
 
 COLUMNS = {
     "plain": "as trained",

@@ -10,19 +10,19 @@ from typing import Literal
 
 import torch
 
-from milseg.bags import Bag, BagSet
-from milseg.checkpoint import ModelSpec
+from milseg.config import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
+from milseg.data.bags import Bag, BagSet
+from milseg.data.sources.digits import read_digits
+from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.open import open_source_of
+from milseg.data.split import hold_out
 from milseg.errors import UserError
 from milseg.experiments.digits import DIGIT_MASKS, OUTPUT_STRIDE, pretrain, starts
+from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
-from milseg.options import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
-from milseg.recipes import best_training
 from milseg.rules import find_rule
-from milseg.sources.digits import read_digits
-from milseg.sources.open import open_source_of
-from milseg.sources.to_score import bags_to_score
-from milseg.split import hold_out
+from milseg.training.recipes import best_training
 
 CAM = "cam"  # class activation maps with a threshold: what people use today
 
@@ -39,7 +39,7 @@ class Task:
         spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
         rounds: as `config`, for rounds on one's own masks; the last one's is every later one's too.
         refine: the refiner, and the size at which it sees a photo.
-        sure: see `milseg.own_masks`.
+        sure: see `milseg.training.pseudo_labels`.
     """
 
     name: str

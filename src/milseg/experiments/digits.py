@@ -16,19 +16,19 @@ from PIL import Image
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from milseg.bags import BagSet, load_photo
-from milseg.checkpoint import ModelSpec
-from milseg.devices import pick_device
+from milseg.config import DigitsOptions, InferenceConfig, TrainConfig
+from milseg.data.bags import BagSet, load_photo
+from milseg.data.image import normalise
+from milseg.data.sources.digits import read_digits, read_singles
 from milseg.experiments.ablations import run_ablations
 from milseg.experiments.table1 import Experiment, Row, figure_photos, prepare_folder, run_table1
-from milseg.files import atomic_path
+from milseg.inference.model_folder import ModelSpec
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.models.transfer import transfer_score_layer
-from milseg.options import DigitsOptions, InferenceConfig, TrainConfig
-from milseg.photos import normalise
-from milseg.recipes import POOLED, REFINE, VIEWS
-from milseg.sources.digits import read_digits, read_singles
+from milseg.training.recipes import POOLED, REFINE, VIEWS
+from milseg.utils.devices import pick_device
+from milseg.utils.files import atomic_path
 
 CATEGORIES = tuple(str(digit) for digit in range(10))
 SINGLES = 4000

@@ -20,18 +20,18 @@ import torch
 import yaml
 
 from milseg._version import __version__
-from milseg.bags import PRESENT, BagSet, load_mask, load_photo
-from milseg.checkpoint import ModelSpec, load_model, save_model
+from milseg.config import READINGS, InferenceConfig, TrainConfig
+from milseg.data.bags import PRESENT, BagSet, load_mask, load_photo
 from milseg.errors import UserError
-from milseg.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
+from milseg.evaluation.confusion import Scores
+from milseg.evaluation.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
 from milseg.figures import curves, figure1, score_bars
-from milseg.files import claim_folder, write_json, write_text
+from milseg.inference.model_folder import ModelSpec, load_model, save_model
+from milseg.inference.score_map import segment
+from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.options import READINGS, InferenceConfig, TrainConfig
-from milseg.predict import segment
-from milseg.scores import Scores
-from milseg.segmenter import Segmenter
-from milseg.train import fit
+from milseg.training.trainer import fit
+from milseg.utils.files import claim_folder, write_json, write_text
 
 # Paper, Table 1: mean IU in percent on VOC 2011 val and VOC 2012 test.
 PAPER: dict[str, tuple[float, float | None]] = {
@@ -158,7 +158,7 @@ def _scored(approach: str, scores: Scores, supervision: str, **more: Any) -> Row
 def _both_readings(
     experiment: Experiment, model: FCN, progress: bool
 ) -> tuple[Scores, dict[str, float | None]]:
-    """Scores by the default reading, and the mean IU by the literal one (see `milseg.predict`)."""
+    """Scores by the default reading, and the mean IU by the literal one (see `milseg.inference.score_map`)."""
     scores = evaluate_model(model, experiment.val, readings=READINGS, progress=progress)
     return scores["scores"], {"mean_iu_labels": scores["labels"].to_json()["mean_iu"]}
 

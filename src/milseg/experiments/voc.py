@@ -7,17 +7,17 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from milseg.checkpoint import ModelSpec
-from milseg.devices import pick_device
+from milseg.config import VocOptions, overridden
+from milseg.data.sources.voc import read_voc
+from milseg.data.sources.voc_sets import PAIRS, default_pair, require_disjoint
 from milseg.errors import UserError
 from milseg.experiments.table1 import Experiment, Row, prepare_folder, run_table1
+from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
-from milseg.options import VocOptions, overridden
-from milseg.recipes import recipe_for
 from milseg.rules import find_rule
-from milseg.sources.voc import read_voc
-from milseg.sources.voc_sets import PAIRS, default_pair, require_disjoint
+from milseg.training.recipes import recipe_for
+from milseg.utils.devices import pick_device
 
 RUN_ONLY = ("out", "device", "resume", "overwrite")
 

@@ -88,9 +88,8 @@ class Backbone:
         parts: takes such a classifier apart (and over: it must not be used afterwards).
         score: name of its last layer, whose weight has a row for each class.
         strides: the output strides it has, its own first.
-        taps: layers whose maps tell which places look alike (`milseg.refine.walk`): the ends of its later stages.
-        classify_by: how it pools.
-        weights: torchvision's published weights, or None.
+        taps: layers whose maps tell which places look alike (`milseg.refine.random_walk`): the ends of its later
+        stages. classify_by: how it pools. weights: torchvision's published weights, or None.
     """
 
     make: Callable[[int], nn.Module]

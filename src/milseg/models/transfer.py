@@ -22,7 +22,7 @@ from milseg.errors import UserError, unknown_name
 from milseg.models.backbones import cast_classifier
 from milseg.models.fcn import FCN
 from milseg.models.weights import imagenet_categories, load_classifier
-from milseg.yaml_text import parse_yaml
+from milseg.utils.yaml import parse_yaml
 
 BACKGROUND_NAME = "background"
 # True: the classifier's rows; "zero": all rows zero, the paper's "no classifier"; "random": a small random

@@ -8,13 +8,13 @@ from functools import partial
 
 import torch
 
+from milseg.data.image import UInt8
 from milseg.errors import unknown_name
-from milseg.named import check_settings, parse_call
-from milseg.photos import UInt8
 from milseg.refine.crf import dense_crf
 from milseg.refine.pamr import pamr, pamr_photo
+from milseg.refine.random_walk import transitions, walked, walking_size
 from milseg.refine.superpixels import segment_means, superpixel_means, superpixels
-from milseg.refine.walk import transitions, walked, walking_size
+from milseg.utils.call_syntax import check_settings, parse_call
 
 __all__ = [
     "REFINERS",

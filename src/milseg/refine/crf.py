@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
+from milseg.data.image import UInt8
 from milseg.errors import UserError
-from milseg.photos import UInt8
-from milseg.refine.lattice import LANES, Lattice, build_lattice
+from milseg.refine.permutohedral import LANES, Lattice, build_lattice
 
 # pydensecrf clips so too: a class that is ruled out by a probability of 0 can still win.
 LEAST = 1e-5

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 

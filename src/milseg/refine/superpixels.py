@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from skimage.segmentation import slic
 
-from milseg.photos import UInt8
+from milseg.data.image import UInt8
 
 
 def superpixels(

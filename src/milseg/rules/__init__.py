@@ -7,7 +7,6 @@ import re
 from math import inf
 
 from milseg.errors import UserError, unknown_name
-from milseg.named import parse_call
 from milseg.rules.attention import Attention, unbuilt
 from milseg.rules.choosing import (
     Choice,
@@ -31,6 +30,7 @@ from milseg.rules.pooling import average_scores, weighted_pooling, wildcat
 from milseg.rules.ranking import rank_pooling
 from milseg.rules.segments import over_segments
 from milseg.rules.targets import choose_ccnn, choose_em_adapt, choose_em_fixed
+from milseg.utils.call_syntax import parse_call
 
 __all__ = [
     "RULES",

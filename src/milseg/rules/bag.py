@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from milseg.bags import ABSENT, PRESENT, UNKNOWN
+from milseg.data.bags import ABSENT, PRESENT, UNKNOWN
 from milseg.rules.loss_map import log_probs
 
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from milseg.bags import PRESENT, UNKNOWN, VOID
+from milseg.data.bags import PRESENT, UNKNOWN, VOID
 from milseg.errors import UserError
 from milseg.rules.loss_map import loss_map, weighted_loss
 

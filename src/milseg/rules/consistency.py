@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import BACKGROUND, PRESENT
+from milseg.data.bags import BACKGROUND, PRESENT
 from milseg.rules.bag import flat_log_probs, places_of
 
 

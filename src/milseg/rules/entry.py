@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from milseg.errors import UserError
-from milseg.named import Value, check_settings, known_options
 from milseg.rules.choosing import Choice, Rule, choosing_rule
+from milseg.utils.call_syntax import Value, check_settings, known_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from milseg.bags import UNKNOWN
+from milseg.data.bags import UNKNOWN
 
 
 def log_probs(scores: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:

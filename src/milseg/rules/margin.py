@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import PRESENT
+from milseg.data.bags import PRESENT
 from milseg.rules.bag import flat_scores, mean_of, places_of, zero_if_empty
 
 

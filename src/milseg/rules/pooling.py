@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import BACKGROUND, PRESENT
+from milseg.data.bags import BACKGROUND, PRESENT
 from milseg.rules.bag import flat_log_probs, flat_scores, mean_of, places_of, scores_loss, zero_if_empty
 from milseg.rules.choosing import how_many
 

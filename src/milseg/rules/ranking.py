@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import ABSENT, BACKGROUND, PRESENT
+from milseg.data.bags import ABSENT, BACKGROUND, PRESENT
 from milseg.rules.bag import flat_log_probs, log_not, mean_of, places_of, zero_if_empty
 
 

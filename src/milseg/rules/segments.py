@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import PRESENT, UNKNOWN
+from milseg.data.bags import PRESENT, UNKNOWN
 from milseg.errors import UserError
 from milseg.rules.bag import flat_log_probs
 from milseg.rules.choosing import Choice, Rule

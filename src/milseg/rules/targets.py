@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from milseg.bags import BACKGROUND
+from milseg.data.bags import BACKGROUND
 
 
 def choose_em_fixed(

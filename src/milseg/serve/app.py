@@ -12,17 +12,17 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from milseg._version import __version__
-from milseg.options import ServeOptions
-from milseg.segmenter import Segmenter
-from milseg.serve import describe
-from milseg.serve.answers import SHOWN_RULES, as_json, chosen_instances, class_colours, heat_maps, png
+from milseg.config import ServeOptions
+from milseg.inference.segmenter import Segmenter
+from milseg.serve import openapi
 from milseg.serve.engine import Engine, decode
-from milseg.serve.guard import Guard, allowed_hosts
 from milseg.serve.label_studio import add_label_studio
 from milseg.serve.metrics import CONTENT_TYPE, Metrics
+from milseg.serve.middleware import Guard, allowed_hosts
 from milseg.serve.negotiate import best_type
 from milseg.serve.problems import Problem, add_problem_handlers, busy
-from milseg.serve.upload import Upload, read_body, read_upload
+from milseg.serve.requests import Upload, read_body, read_upload
+from milseg.serve.responses import SHOWN_RULES, as_json, chosen_instances, class_colours, heat_maps, png
 
 JSON, PNG = "application/json", "image/png"
 PAGE_FILES = {
@@ -77,7 +77,7 @@ def make_app(server: Server) -> FastAPI:
     app = FastAPI(
         title="milseg",
         version=__version__,
-        description=describe.ABOUT,
+        description=openapi.ABOUT,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
@@ -118,7 +118,7 @@ def _add_page(app: FastAPI, server: Server) -> None:
         "/v1/examples/{name}",
         summary="A photo that the page offers",
         response_class=Response,
-        responses=describe.EXAMPLE_RESPONSES,
+        responses=openapi.EXAMPLE_RESPONSES,
     )
     async def example(name: str) -> Response:
         if name not in server.examples:
@@ -128,7 +128,7 @@ def _add_page(app: FastAPI, server: Server) -> None:
 
 
 def _add_state(app: FastAPI, server: Server) -> None:
-    @app.get("/health", summary="Whether the server lives", responses=describe.STATE_RESPONSES)
+    @app.get("/health", summary="Whether the server lives", responses=openapi.STATE_RESPONSES)
     async def health() -> dict[str, str]:
         # Label Studio asks here too, and reads model_class.
         return {"status": "UP", "model_class": f"milseg {server.name}"}
@@ -136,7 +136,7 @@ def _add_state(app: FastAPI, server: Server) -> None:
     @app.get(
         "/ready",
         summary="Whether the server takes photos",
-        responses=describe.STATE_RESPONSES | describe.BUSY,
+        responses=openapi.STATE_RESPONSES | openapi.BUSY,
     )
     async def ready() -> dict[str, str]:
         if server.engine.closing:
@@ -147,7 +147,7 @@ def _add_state(app: FastAPI, server: Server) -> None:
         "/metrics",
         summary="Counts for Prometheus",
         response_class=PlainTextResponse,
-        responses=describe.METRICS_RESPONSES,
+        responses=openapi.METRICS_RESPONSES,
     )
     async def metrics() -> Response:
         gauges = {
@@ -156,7 +156,7 @@ def _add_state(app: FastAPI, server: Server) -> None:
         }
         return Response(server.metrics.text(gauges), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/model", summary="What the model knows", responses=describe.MODEL_RESPONSES)
+    @app.get("/v1/model", summary="What the model knows", responses=openapi.MODEL_RESPONSES)
     async def model() -> dict[str, Any]:
         spec = server.segmenter.spec
         return {
@@ -177,16 +177,16 @@ def _add_segment(app: FastAPI, server: Server) -> None:
     @app.post(
         "/v1/segment",
         summary="The mask of a photo",
-        description=describe.SEGMENT,
-        openapi_extra={"requestBody": describe.PHOTO_BODY},
-        responses=describe.SEGMENT_RESPONSES,
+        description=openapi.SEGMENT,
+        openapi_extra={"requestBody": openapi.PHOTO_BODY},
+        responses=openapi.SEGMENT_RESPONSES,
         response_class=Response,
     )
     async def segment(
         request: Request,
-        tags: str | None = Query(None, description=describe.TAGS, examples=["cat,dog"], max_length=10_000),
-        include: str = Query("", description=describe.INCLUDE, json_schema_extra=describe.INCLUDE_SCHEMA),
-        rule: str = Query("max", description=describe.RULE, json_schema_extra=describe.RULE_SCHEMA),
+        tags: str | None = Query(None, description=openapi.TAGS, examples=["cat,dog"], max_length=10_000),
+        include: str = Query("", description=openapi.INCLUDE, json_schema_extra=openapi.INCLUDE_SCHEMA),
+        rule: str = Query("max", description=openapi.RULE, json_schema_extra=openapi.RULE_SCHEMA),
     ) -> Response:
         kind = best_type(request.headers.get("accept", ""), (JSON, PNG))
         if kind is None:

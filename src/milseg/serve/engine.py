@@ -11,13 +11,13 @@ from typing import TypeVar
 
 import torch
 
-from milseg.exported import ExportedNetwork
-from milseg.photos import PackedPhoto, UInt8, open_photo
-from milseg.pipeline import processors
-from milseg.segmenter import Segmenter
+from milseg.data.image import PackedPhoto, UInt8, open_photo
+from milseg.inference.onnx_network import ExportedNetwork
+from milseg.inference.segmenter import Segmenter
+from milseg.inference.tta import device_of
+from milseg.serve.batcher import Together
 from milseg.serve.problems import busy
-from milseg.serve.together import Together
-from milseg.views import device_of
+from milseg.utils.parallel import processors
 
 T = TypeVar("T")
 RETRY_SECONDS = 2
@@ -112,7 +112,7 @@ class SentPhoto(PackedPhoto):
 
 
 def decode(data: bytes, max_pixels: int) -> UInt8:
-    """A photo from the bytes of its file, uint8 [H, W, 3]; see `milseg.photos.open_photo`.
+    """A photo from the bytes of its file, uint8 [H, W, 3]; see `milseg.data.image.open_photo`.
 
     Raises:
         UserError: not a photo, damaged, or larger than `max_pixels`.

@@ -15,12 +15,12 @@ from fastapi import FastAPI, Request
 
 from milseg.annotations.label_studio import brush_regions
 from milseg.errors import UserError
-from milseg.segmenter import Segmenter
-from milseg.serve import describe
+from milseg.inference.segmenter import Segmenter
+from milseg.serve import openapi
 from milseg.serve.engine import Engine, decode
-from milseg.serve.label_studio_files import LabelStudioFiles
+from milseg.serve.label_studio_photos import LabelStudioFiles
 from milseg.serve.problems import Problem
-from milseg.serve.upload import read_body
+from milseg.serve.requests import read_body
 
 log = logging.getLogger("milseg.serve")
 
@@ -99,8 +99,8 @@ def add_label_studio(
     @app.post(
         "/setup",
         summary="Label Studio: connect a project",
-        openapi_extra={"requestBody": describe.SETUP_BODY},
-        responses=describe.SETUP_RESPONSES,
+        openapi_extra={"requestBody": openapi.SETUP_BODY},
+        responses=openapi.SETUP_RESPONSES,
     )
     async def setup(request: Request) -> dict[str, str]:
         body = await _json(request)
@@ -110,22 +110,20 @@ def add_label_studio(
             read_config(schema)
         return {"model_version": name}
 
-    @app.post("/webhook", summary="Label Studio: news of annotations", responses=describe.WEBHOOK_RESPONSES)
+    @app.post("/webhook", summary="Label Studio: news of annotations", responses=openapi.WEBHOOK_RESPONSES)
     async def webhook() -> dict[str, str]:
         # Label Studio sends every backend what happens in its project; refused, it would call that an error.
         return {"status": "not used: milseg does not train from annotations"}
 
-    @app.get(
-        "/versions", summary="Label Studio: versions of the model", responses=describe.VERSIONS_RESPONSES
-    )
+    @app.get("/versions", summary="Label Studio: versions of the model", responses=openapi.VERSIONS_RESPONSES)
     async def versions() -> dict[str, list[str]]:
         return {"versions": [name]}
 
     @app.post(
         "/predict",
         summary="Label Studio: predictions of tasks",
-        openapi_extra={"requestBody": describe.PREDICT_BODY},
-        responses=describe.PREDICT_RESPONSES,
+        openapi_extra={"requestBody": openapi.PREDICT_BODY},
+        responses=openapi.PREDICT_RESPONSES,
     )
     async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
         with engine.place():

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from milseg.checkpoint import FILES
-from milseg.devices import keep_freed_memory
+from milseg.config import ServeOptions
 from milseg.errors import UserError
-from milseg.exported import is_exported
-from milseg.hub import local_folder
-from milseg.options import ServeOptions
-from milseg.segmenter import load
+from milseg.inference.hub import local_folder
+from milseg.inference.model_folder import FILES
+from milseg.inference.onnx_network import is_exported
+from milseg.inference.segmenter import load
+from milseg.utils.devices import keep_freed_memory
 
 if TYPE_CHECKING:
     import uvicorn

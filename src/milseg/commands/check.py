@@ -1,0 +1,36 @@
+"""`milseg check`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from milseg.config import CheckOptions
+from milseg.data.sources.open import open_source_of
+from milseg.errors import UserError
+from milseg.training.check import check_source
+from milseg.training.plan import LONGEST_SIDE
+from milseg.training.recipes import train_recipe
+from milseg.utils.devices import keep_freed_memory, pick_device
+
+
+def check(options: CheckOptions) -> None:
+    """`milseg check`; a report, and a UserError where training would teach nothing."""
+    keep_freed_memory()  # as training does, whose time is estimated
+    bags = open_source_of(options)
+    recipe = train_recipe("best", options.backbone)
+    if options.max_steps is not None:
+        recipe = recipe.with_steps(options.max_steps)
+    report = check_source(
+        bags,
+        max_pixels=options.max_pixels,
+        progress=not options.json,
+        config=replace(recipe.stages[0], max_steps=recipe.steps, longest_side=LONGEST_SIDE["cpu"]),
+        backbone=options.backbone,
+        output_stride=recipe.output_stride,
+        device=pick_device(options.device),
+        mapping=options.mapping,
+    )
+    print(json.dumps(report.to_json(), indent=2) if options.json else report.text())
+    if report.meaningless:
+        raise UserError("training would be meaningless: " + "; ".join(report.meaningless))

@@ -1,0 +1,108 @@
+"""`milseg evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import torch
+
+from milseg.config import READINGS, EvaluateOptions
+from milseg.config.source import ShardReading
+from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.ground_truth import read_labels
+from milseg.data.sources.tag_file import read_ids
+from milseg.distributed.collectives import joined
+from milseg.distributed.launch import is_first
+from milseg.errors import UserError, unknown_name
+from milseg.evaluation.confusion import Scores
+from milseg.evaluation.evaluate import evaluate_folder, evaluate_model, evaluate_segmenter
+from milseg.inference.hub import local_folder
+from milseg.inference.model_folder import load_model
+from milseg.inference.segmenter import Segmenter
+from milseg.utils.files import check_writable, write_json
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """`milseg evaluate`; several processes share the photos of a model, and the first one tells."""
+    model = (options.model, options.source)
+    if options.pred and options.truth and not any(model):
+        _refuse(options, ("tags", "split", "kind", "year", "sbd"), "--model")
+        scores, about = _evaluate_folders(options)
+    elif all(model) and not options.pred:
+        _refuse(options, ("labels", "names"), "--pred")
+        with joined(options.device) as device:
+            scores, about = _evaluate_model(options, device)
+    else:
+        raise UserError(
+            "give either --pred with --truth (folders of masks), or --model RUN with photos (a VOC folder, or any "
+            "source with --truth)"
+        )
+    result = {**about, **scores.to_json()}
+    if not is_first():
+        return
+    if options.out is not None:
+        check_writable(options.out.parent)
+        write_json(options.out, result)
+    print(json.dumps(result, indent=2) if options.json else scores.table())
+
+
+def _refuse(options: EvaluateOptions, names: tuple[str, ...], only_with: str) -> None:
+    """Stop where an option is given that would change nothing."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} goes with {only_with} alone; leave it out")
+
+
+def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
+    assert options.pred is not None
+    assert options.truth is not None
+    scores = evaluate_folder(
+        options.pred,
+        options.truth,
+        classes=read_labels(options.labels) if options.labels else None,
+        truth_classes=options.truth_labels,
+        names=read_ids(options.names) if options.names else None,
+    )
+    about = {"predictions": str(options.pred), "truth": str(options.truth)}
+    return scores, {**about, "supervision": "not known (masks from files)"}
+
+
+def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Scores, dict[str, str]]:
+    assert options.model is not None
+    assert options.source is not None
+    if options.reading not in READINGS:
+        raise unknown_name("reading", options.reading, READINGS)
+    if options.truth_labels is not None and options.truth is None:
+        raise UserError(
+            "--truth-labels goes with --truth alone; leave it out, or give the folder of true masks"
+        )
+    model, spec = load_model(local_folder(options.model))
+    bags = bags_to_score(
+        options.source,
+        spec.classes,
+        truth=options.truth,
+        truth_classes=options.truth_labels,
+        tags=options.tags,
+        split=options.split,
+        kind=options.kind,
+        year=options.year,
+        sbd=options.sbd,
+        shards=ShardReading.of(options),
+    )
+    model.to(device)
+    if options.reading == "scores":
+        # The masks that `milseg predict` writes, so that both ways to a score agree.
+        scores = evaluate_segmenter(Segmenter(model, spec), bags)
+    else:
+        found = evaluate_model(model, bags, readings=[options.reading], longest_side=spec.longest_side)
+        scores = found[options.reading]
+    scores = replace(scores, notes=bags.notes)
+    about = {
+        "model": str(options.model),
+        "set": bags.name,
+        "truth": str(options.truth) if options.truth else "the source's own masks",
+        "supervision": spec.supervision,
+        "reading": options.reading,
+    }
+    return scores, about

@@ -1,0 +1,169 @@
+"""Settings of `milseg check`, `milseg train` and `milseg compare`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from milseg.config.configs import check_seed
+from milseg.config.source import SourceOptions
+from milseg.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(SourceOptions):
+    """Look at photos and tags before training: counts, unreadable photos, tags that cannot be told apart, time.
+
+    Attributes:
+        mapping: YAML file from class names to ILSVRC categories.
+        backbone: network whose training time is estimated.
+        max_steps: steps that are estimated; none: those of the recipe best.
+        max_pixels: larger photos are named, not decoded.
+        device: auto, cpu, cuda or mps.
+        json: print JSON in place of the report.
+    """
+
+    mapping: Path | None = None
+    backbone: str = "mobilenet_v2"
+    max_steps: int | None = None
+    max_pixels: int = 100_000_000
+    device: str = "auto"
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(SourceOptions):
+    """Train on photos with tags; no mask is read. The result is a model folder for `milseg predict`.
+
+    Attributes:
+        out: the model folder.
+        mapping: YAML file from class names to ILSVRC categories, for names that ILSVRC does not know.
+        backbone: network to cast; auto takes resnet50 on a GPU and mobilenet_v2 elsewhere.
+        weights: imagenet (torchvision's download), a .safetensors or .pth file in torchvision's layout, or none.
+        output_stride: pixels a place: 32, 16 or 8; none takes the recipe's.
+        vgg_padding: fc6 padding of VGG: same, or the original's pad100.
+        score_scale: multiplies the transferred rows; none takes the recipe's.
+        recipe: paper (its rule alone), fast, or best (with rounds on its own masks); none: best, and fast where a time
+            budget is too short for it.
+        rule: how to learn from tags: max (the paper), another rule's name, or package.module:function; options in
+            parentheses.
+        rounds: how often the network learns from its own masks after the rule; none takes the recipe's, if those masks
+            show the tags.
+        walk: steps of the walk among places that look alike, in place of the recipe's; 0 for none.
+        refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's, if it leaves
+            the tags in the masks.
+        frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
+        max_steps: updates of the weights in all; none takes the recipe's.
+        time_budget: train for about so long, such as 30m, 2h or 90s; the steps are counted from a trial.
+        batch_size: photos an update.
+        learning_rate: of the body's weights.
+        score_rate: times the learning rate, for the score layer.
+        momentum: of SGD.
+        weight_decay: on weights, not on biases.
+        schedule: constant, or linear down to 0.
+        longest_side: larger photos are made this small, pixels; none: 320, and 512 on CUDA.
+        flip: mirror half of the photos.
+        hold_out: share of the photos kept from training, to select the best model by their tags.
+        select_every: steps between selections; none: six in a run.
+        checkpoint_every: steps between checkpoints.
+        precision: of the network's sums: float32, bfloat16 or float16; weights and loss stay float32.
+        accumulate: photos go through the network in so many pieces of the batch, to save memory.
+        compile: compile the network with torch.compile first; pays in long runs on photos of one size.
+        seed: of everything random.
+        device: auto, cpu, cuda or mps.
+        resume: go on where an earlier run into the same folder stopped.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    out: Path = Path("runs/train")
+    mapping: Path | None = None
+    backbone: str = "auto"
+    weights: str = "imagenet"
+    output_stride: int | None = None
+    vgg_padding: str = "same"
+    score_scale: float | None = None
+    recipe: str | None = None
+    rule: str | None = None
+    rounds: int | None = None
+    walk: int | None = None
+    refine: str | None = None
+    frozen_stride: int | None = None
+    max_steps: int | None = None
+    time_budget: str | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    score_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    longest_side: int | None = None
+    flip: bool = False
+    hold_out: float = 0.1
+    select_every: int | None = None
+    checkpoint_every: int | None = None
+    precision: str | None = None
+    accumulate: int | None = None
+    compile: bool = False
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(SourceOptions):
+    """Rules side by side: each trained alike from tags, scored as trained, by views, refined, with prior, over seeds.
+
+    Attributes:
+        source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
+        truth: folder of true masks to score on; only scoring opens it.
+        truth_labels: class names of the true masks: voc, or a JSON file; none: labels.json there, else the tags.
+        val_split: photos to score on, where the source has splits and masks of its own.
+        rules: names with commas, options in parentheses; oracle learns from the masks, cam is a class activation map
+            with the best threshold.
+        seeds: with commas; the table gives mean and range.
+        rounds: after each rule, so many rounds on its own masks; rules that learn from masks get their steps at once.
+        max_steps: updates of each rule; its rounds five and three eighths as many.
+        batch_size: photos an update.
+        learning_rates: with several, each rule takes its best by the tags of held-out photos; a rule that learns from
+            masks by theirs.
+        longest_side: larger photos are made this small.
+        backbone: network to cast.
+        weights: imagenet, a file, or none.
+        hold_out: share of the photos kept from training, to calibrate and select by their tags.
+        scenes: training scenes of digits.
+        out: folder for compare.json, compare.md, compare.png and the runs.
+        device: auto, cpu, cuda or mps.
+        resume: go on with the runs that an earlier call into the same folder did not finish.
+        overwrite: start anew in a folder that already holds a comparison.
+    """
+
+    truth: Path | None = None
+    truth_labels: str | None = None
+    val_split: str | None = None
+    rules: tuple[str, ...] = ("max", "log-sum-exp-probs(absent=1)", "weighted-pooling")
+    seeds: tuple[int, ...] = (0,)
+    rounds: int = 0
+    max_steps: int = 150
+    batch_size: int = 16
+    learning_rates: tuple[float, ...] = (1e-3,)
+    longest_side: int = 320
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    hold_out: float = 0.1
+    scenes: int = 1000
+    out: Path = Path("runs/compare")
+    device: str = "auto"
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            check_seed(seed)
+        for name in ("max_steps", "batch_size", "longest_side", "scenes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more")
+        if not self.seeds or not self.learning_rates:
+            raise UserError("--seeds and --learning-rates: expected one or more numbers")
+        if not 0 <= self.rounds <= 20:
+            raise UserError(f"--rounds {self.rounds}: expected 0 to 20")

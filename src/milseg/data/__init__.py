@@ -1,0 +1,1 @@
+"""Photos and tags: images, bags, transforms, sampling, masks, statistics."""

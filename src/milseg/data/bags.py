@@ -1,0 +1,276 @@
+"""Bags: photos with their tag sets, and batches of them.
+
+A bag is a photo with what is known of its classes; its instances are the places of the score map. Class 0 is
+the background wherever there is one, and it is present in every photo (paper, "Multi-class MIL loss").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate, groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from milseg.data.image import (
+    PackedPhoto,
+    UInt8,
+    fit_size,
+    normalise,
+    open_mask,
+    open_photo,
+)
+from milseg.data.sampler import next_window
+from milseg.data.transforms import Zoom, zoomed_mask, zoomed_photo
+from milseg.errors import UserError
+
+BACKGROUND = 0
+VOID = 255
+PRESENT, ABSENT, UNKNOWN = 1, 0, -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag:
+    """One photo and what is known of it.
+
+    Attributes:
+        name: unique in its set; the photo's path below the source's root, without its extension.
+        photo: a file, a photo inside a shard, or the pixels themselves, uint8 [H, W, 3].
+        tags: one of PRESENT, ABSENT, UNKNOWN for each class of the set, background first.
+        mask: a file or pixels, uint8 [H, W], where there is one. Training from tags never opens it.
+    """
+
+    name: str
+    photo: Path | PackedPhoto | UInt8
+    tags: tuple[int, ...]
+    mask: Path | UInt8 | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagSet:
+    """Bags that share a class list, with where their tags came from.
+
+    Attributes:
+        name: what the set is, for results ("digits train", "VOC2011 val-736").
+        classes: class names, "background" first where there is one.
+        tags_from: "tag file", "XML annotations", "masks", "generator" or "none" (all
+            unknown); results repeat it.
+        mask_values: uint8 [256], mask file value to class number or VOID; None keeps the values.
+        mask_count: how many mask file values have a name, from 0 up; a higher one, but for 255, is an error.
+            None takes any, where there is a table of `mask_values`.
+        notes: what was left out or is odd, one sentence each, with counts.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    bags: tuple[Bag, ...]
+    tags_from: str
+    mask_values: UInt8 | None = None
+    mask_count: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.bags)
+
+    def tag_counts(self) -> dict[str, int]:
+        """How many bags carry each class as present (every bag carries the background)."""
+        return {c: sum(bag.tags[i] == PRESENT for bag in self.bags) for i, c in enumerate(self.classes)}
+
+    @cached_property
+    def groups(self) -> tuple[int, ...] | None:
+        """How many bags lie in each shard, one after the other; None where bags are not kept shard by shard."""
+        if not all(isinstance(bag.photo, PackedPhoto) for bag in self.bags):
+            return None
+        runs = [
+            (shard, sum(1 for _ in bags))
+            for shard, bags in groupby(self.bags, key=lambda bag: getattr(bag.photo, "group", ""))
+        ]
+        # In another order than the shards' own there is nothing to be read in sequence.
+        return tuple(length for _, length in runs) if len(dict(runs)) == len(runs) else None
+
+    def fetch_ahead(self, *, seed: int, position: int) -> None:
+        """Begin to fetch the shards, where they are elsewhere, that training reads after those it is at.
+
+        Args:
+            seed, position: of the run, and how many bags into it, as `epoch_order` takes them.
+        """
+        if self.groups is not None:
+            starts = [0, *accumulate(self.groups)]
+            for group in next_window(self.groups, seed=seed, position=position):
+                photo = self.bags[starts[group]].photo
+                assert isinstance(photo, PackedPhoto)
+                photo.soon()
+
+    def take(self, indices: Iterable[int]) -> BagSet:
+        """The same set with some of its bags, in the given order."""
+        return replace(self, bags=tuple(self.bags[i] for i in indices))
+
+
+def make_tags(
+    present: Iterable[str], classes: Sequence[str], *, unknown: Iterable[str] = ()
+) -> tuple[int, ...]:
+    """Tags of one bag from class names; the background, where `classes` has one, is always present.
+
+    >>> make_tags(["dog"], ["background", "cat", "dog"], unknown=["cat"])
+    (1, -1, 1)
+    """
+    here, maybe = set(present), set(unknown)
+    return tuple(
+        PRESENT if name in here or name == "background" else UNKNOWN if name in maybe else ABSENT
+        for name in classes
+    )
+
+
+def mask_values_for(classes: Sequence[str], stored: Mapping[int, str]) -> UInt8:
+    """The table from stored mask values to class numbers: names not in `classes`, and unused values, become
+    VOID.
+
+    Args:
+        classes: the set's classes, background first.
+        stored: mask file value to class name, as the data set numbers them.
+
+    Returns:
+        uint8 [256].
+    """
+    table = np.full(256, VOID, dtype=np.uint8)
+    number = {name: i for i, name in enumerate(classes)}
+    for value, name in stored.items():
+        table[value] = number.get(name, VOID)
+    return table
+
+
+def load_photo(bag: Bag) -> UInt8:
+    """The bag's photo, uint8 [H, W, 3]."""
+    return open_photo(bag.photo) if isinstance(bag.photo, Path | PackedPhoto) else bag.photo
+
+
+def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None) -> UInt8:
+    """The bag's mask in the set's class numbers, uint8 [H, W]; the only way from a bag to its mask.
+
+    Args:
+        size: the photo's (height, width), checked where given.
+
+    Raises:
+        UserError: no mask, a mask of another size than the photo, or a value that is no class and not void.
+    """
+    if bag.mask is None:
+        raise UserError(f"{bag.name}: has no mask; scoring and supervised training need one for each photo")
+    mask = open_mask(bag.mask) if isinstance(bag.mask, Path) else bag.mask
+    where = bag.mask if isinstance(bag.mask, Path) else bag.name
+    if size is not None and mask.shape != tuple(size):
+        raise UserError(
+            f"{where}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a photo of {size[1]} x "
+            f"{size[0]}; export the mask again at the photo's own size"
+        )
+    count = bag_set.mask_count
+    if count is None and bag_set.mask_values is None:
+        count = len(bag_set.classes)
+    wrong = [] if count is None else np.setdiff1d(np.unique(mask), [*range(count), VOID]).tolist()
+    if wrong:
+        raise UserError(
+            f"{where}: holds the value {wrong[0]}; expected class numbers 0 to {int(count or 0) - 1}, or 255 (void)"
+        )
+    return mask if bag_set.mask_values is None else bag_set.mask_values[mask]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BagBatch:
+    """A padded batch.
+
+    Attributes:
+        images: float32 [B, 3, H, W], normalised; padding at the right and the bottom is 0, the mean colour.
+        sizes: int64 [B, 2], each photo's own (height, width) before padding.
+        tags: int8 [B, C].
+        masks: uint8 [B, H, W] with VOID on padding, or None.
+        names: the bags' names.
+    """
+
+    images: torch.Tensor
+    sizes: torch.Tensor
+    tags: torch.Tensor
+    masks: torch.Tensor | None
+    names: tuple[str, ...]
+
+    def to(self, device: torch.device) -> BagBatch:
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            sizes=self.sizes.to(device, non_blocking=True),
+            tags=self.tags.to(device, non_blocking=True),
+            masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
+        )
+
+
+def load_batch(
+    bag_set: BagSet,
+    indices: Iterable[int],
+    *,
+    longest_side: int | None = None,
+    with_masks: bool = False,
+    flips: Iterable[bool] | None = None,
+    zooms: Iterable[Zoom] | None = None,
+) -> BagBatch:
+    """Read some bags of a set and pad them to one size.
+
+    Args:
+        longest_side: photos larger than this are made smaller (never larger); None keeps each photo's own
+            size.
+        with_masks: also read the masks. Without it no mask file is opened.
+        flips: for each bag whether to mirror it left to right; None mirrors none.
+        zooms: for each bag how near it is seen; None sees each whole. Where a window shows nothing of a class that is
+            present, by the mask, the class's tag is UNKNOWN: it may be in the window or outside it.
+    """
+    bags = [bag_set.bags[i] for i in indices]
+    mirror = list(flips) if flips is not None else [False] * len(bags)
+    near = list(zooms) if zooms is not None else [Zoom()] * len(bags)
+    images, tags, masks = [], [], []
+    for bag, flip, zoom in zip(bags, mirror, near, strict=True):
+        photo = load_photo(bag)
+        height, width = photo.shape[:2]
+        size = fit_size(height, width, longest_side)
+        known = bag.tags
+        if with_masks:
+            mask = zoomed_mask(load_mask(bag, bag_set, size=(height, width)), size, zoom)
+            masks.append(mask[:, ::-1] if flip else mask)
+            if zoom.factor > 1:
+                known = _seen(known, mask)
+        photo = zoomed_photo(photo, size, zoom)
+        images.append(normalise(photo[:, ::-1] if flip else photo))
+        tags.append(known)
+    return collate(images, tags, masks if with_masks else None, [bag.name for bag in bags])
+
+
+def _seen(tags: tuple[int, ...], mask: UInt8) -> tuple[int, ...]:
+    """A photo's tags as tags of a window of it."""
+    here = np.bincount(mask.ravel(), minlength=len(tags))
+    return tuple(
+        UNKNOWN if tag == PRESENT and number != BACKGROUND and not here[number] else tag
+        for number, tag in enumerate(tags)
+    )
+
+
+def collate(
+    images: Sequence[torch.Tensor],
+    tags: Sequence[Sequence[int]],
+    masks: Sequence[NDArray[np.uint8]] | None,
+    names: Sequence[str],
+) -> BagBatch:
+    """Pad photos float32 [3, h, w] of any sizes at the right and the bottom, to the largest of them."""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    batch = torch.zeros(len(images), 3, height, width)
+    for i, image in enumerate(images):
+        batch[i, :, : image.shape[1], : image.shape[2]] = image
+    padded = None
+    if masks is not None:
+        padded = torch.full((len(images), height, width), VOID, dtype=torch.uint8)
+        for i, mask in enumerate(masks):
+            padded[i, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(np.array(mask, copy=True))
+    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
+    return BagBatch(
+        images=batch, sizes=sizes, tags=torch.tensor(tags, dtype=torch.int8), masks=padded, names=tuple(names)
+    )

@@ -1,0 +1,1 @@
+"""Photos in tar shards: written, indexed, fetched, read."""

@@ -1,0 +1,287 @@
+"""PASCAL VOC as it comes, with SBD's masks where they are at hand.
+
+    VOCdevkit/VOC2012/JPEGImages/ID.jpg            photos
+                      SegmentationClass/ID.png     palette masks: 0..20, 255 = void
+                      Annotations/ID.xml           objects with their class names
+                      ImageSets/Segmentation/train.txt, val.txt, trainval.txt, test.txt
+
+Everingham, Van Gool, Williams, Winn, Zisserman: "The PASCAL Visual Object Classes Challenge", IJCV 2010.
+Reading a set lists folders and reads its tags; photos and masks stay closed until they are used, but for tags
+taken from the masks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from defusedxml import ElementTree
+
+from milseg.data.bags import BACKGROUND, VOID, Bag, BagSet, make_tags, mask_values_for
+from milseg.data.image import open_mask
+from milseg.data.sources.sbd import require_sbd
+from milseg.data.sources.tag_file import tags_for
+from milseg.data.sources.voc_sets import SetRule, set_ids, set_rule, year_folder
+from milseg.errors import UserError, unknown_name
+
+# In the order of VOC's mask values, 0 to 20.
+VOC_CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus"),
+    *("car", "cat", "chair", "cow", "diningtable", "dog", "horse"),
+    *("motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+# Where tags come from, as `BagSet.tags_from` says it.
+FILE, XML, MASKS, NONE = "tag file", "XML annotations", "masks", "none"
+FOLDERS = {XML: "Annotations", MASKS: "SegmentationClass"}
+SINGULAR = {XML: "XML annotation", MASKS: "mask"}
+
+
+def read_voc(
+    root: Path,
+    split: str,
+    *,
+    year: int | None = None,
+    classes: Sequence[str] | None = None,
+    tags_file: Path | None = None,
+    tags_from: str | None = None,
+    sbd: Path | None = None,
+    drop_untagged: bool | None = None,
+    ignore_unknown: bool = False,
+) -> BagSet:
+    """Read a set of PASCAL VOC by name.
+
+    Masks are VOC's own where the year has one for the photo, else SBD's. A bag's name is the photo's id.
+
+    Args:
+        root: see `year_folders`.
+        split: a name in `SETS`.
+        year: 2011 or 2012 where `root` holds several; None takes the set's own year, else the latest.
+        classes: VOC classes to learn, without the background, in this order; None takes all 20. Mask pixels
+            of the others are void and their tags are dropped (counted in the notes).
+        tags_file: tags by photo (see `tag_file`); photos without a row are left out, and the lists on disk,
+            not the file's split column, say what is in the set. Both are counted in the notes.
+        tags_from: without `tags_file`: "XML annotations" (all objects, difficult ones too) or "masks" (each
+            class that has a pixel, as the paper's authors did); None takes the annotations where the set has
+            them. Only "masks" opens a mask.
+        sbd: SBD's folder; None looks below `root`.
+        drop_untagged: what to do with photos that have none of `classes`. None: leave out of a training set
+            those whose tags are all of other classes, as they would teach as background what the masks call
+            void; keep all photos of other sets, and those tagged as empty. True leaves out every photo
+            without a tag, False none.
+        ignore_unknown: skip tags of the tag file that are no VOC class, counted in the notes, instead of an
+            error.
+
+    Returns:
+        A BagSet, photos and masks as paths. A set without any tags ("test") has them all unknown, `tags_from`
+        "none".
+
+    Raises:
+        UserError: a set, class or tag of an unknown name; a folder, list, photo, annotation or SBD that is
+            missing.
+    """
+    rule = set_rule(split, year)
+    home = year_folder(root, split, year or rule.year)
+    names = _class_names(classes)
+    extra = require_sbd(root, sbd, split) if rule.needs_sbd else None
+    ids = set_ids(rule, home, extra)
+    photos = _photos(ids, home, extra if rule.sbd else None)
+    masks = _masks(ids, home, extra if rule.sbd else None)
+    notes = _set_notes(rule, ids, masks, extra)
+
+    source = _tag_source(ids, rule, home, masks, tags_file, tags_from)
+    if tags_file is not None:
+        tags, more = tags_for(
+            ids, tags_file, VOC_CLASSES, splits=(split, *rule.splits), ignore_unknown=ignore_unknown
+        )
+        notes += more
+    elif source == XML:
+        tags = {i: read_annotation(home / "Annotations" / f"{i}.xml") for i in ids}
+    elif source == MASKS:
+        tags = {i: mask_classes(masks[i]) for i in ids}
+    else:
+        tags = {}
+    if source == NONE:
+        rows = {i: make_tags((), names, unknown=names) for i in ids}
+        notes.append("no tags: all unknown")
+    else:
+        chosen, more = _choose(tags, names, rule.training, drop_untagged)
+        rows = {i: make_tags(present, names) for i, present in chosen.items()}
+        notes += more
+    if not rows:
+        raise UserError(f"{home}: no photo is left in the set {split!r}: {'; '.join(notes)}")
+    return BagSet(
+        name=f"{home.absolute().name} {split}",
+        classes=names,
+        bags=tuple(Bag(name=i, photo=photos[i], tags=row, mask=masks.get(i)) for i, row in rows.items()),
+        tags_from=source,
+        # The full set keeps its values, so that a value that is no class is an error, not void.
+        mask_values=None if names == VOC_CLASSES else mask_values_for(names, dict(enumerate(VOC_CLASSES))),
+        notes=tuple(notes),
+    )
+
+
+def read_annotation(path: Path) -> tuple[str, ...]:
+    """The classes of the objects in one of VOC's XML files, each once, difficult ones too.
+
+    Raises:
+        UserError: missing, no XML, with a document type or entities (never expanded), or a class that is not
+            VOC's.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such annotation") from None
+    except (OSError, SyntaxError, ValueError, LookupError) as error:
+        # Parse errors are SyntaxErrors with a line; what defusedxml forbids, and odd encodings, are
+        # ValueErrors.
+        what = str(error) or type(error).__name__
+        raise UserError(
+            f"{path}: not a PASCAL VOC annotation ({what}); expected plain XML without a document type"
+        ) from None
+    if root.tag != "annotation":
+        raise UserError(f"{path}: holds <{root.tag}>; expected <annotation> with <object><name> in it")
+    found = []
+    for thing in root.findall("object"):
+        name = (thing.findtext("name") or "").strip()
+        if name not in VOC_CLASSES[1:]:
+            raise UserError(f"{path}: {unknown_name('object', name, VOC_CLASSES[1:])}")
+        found.append(name)
+    return tuple(dict.fromkeys(found))
+
+
+def mask_classes(path: Path) -> tuple[str, ...]:
+    """The classes that have at least one pixel in a mask file, void and background skipped.
+
+    Raises:
+        UserError: as `open_mask`, or a value that is no class of VOC and not void.
+    """
+    values = np.flatnonzero(np.bincount(open_mask(path).ravel(), minlength=256)).tolist()
+    wrong = [value for value in values if len(VOC_CLASSES) <= value != VOID]
+    if wrong:
+        raise UserError(
+            f"{path}: holds the value {wrong[0]}; expected VOC's class numbers 0 to "
+            f"{len(VOC_CLASSES) - 1}, or 255 (void)"
+        )
+    return tuple(VOC_CLASSES[value] for value in values if value not in (BACKGROUND, VOID))
+
+
+def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Background first, then the classes in the order given."""
+    if classes is None:
+        return VOC_CLASSES
+    names = [name for name in classes if name != "background"]
+    for name in names:
+        if name not in VOC_CLASSES:
+            raise unknown_name("VOC class", name, VOC_CLASSES[1:])
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice or not names:
+        found = f"{twice[0]!r} is given twice" if twice else "no class is given"
+        raise UserError(f"classes: {found}; expected one or more of {', '.join(VOC_CLASSES[1:])}, each once")
+    return ("background", *names)
+
+
+def _files(folder: Path, *suffixes: str) -> dict[str, Path]:
+    """A folder's files by stem, from one listing; none is opened."""
+    if not folder.is_dir():
+        return {}
+    split = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
+    return {stem: folder / (stem + suffix) for stem, suffix in split if suffix.lower() in suffixes}
+
+
+def _photos(ids: Sequence[str], home: Path, sbd: Path | None) -> dict[str, Path]:
+    photos = _files(home / "JPEGImages", ".jpg", ".jpeg")
+    if sbd is not None:
+        photos = _files(sbd / "img", ".jpg") | photos
+    missing = [i for i in ids if i not in photos]
+    if missing:
+        places = f"{home / 'JPEGImages'}" + (f" and {sbd / 'img'}" if sbd is not None else "")
+        raise UserError(
+            f"{places}: no photo {missing[0]}.jpg, and {len(missing)} of the {len(ids)} photos of "
+            f"the set are "
+            "missing; unpack the whole archive there, or correct the list in ImageSets/Segmentation"
+        )
+    return photos
+
+
+def _masks(ids: Sequence[str], home: Path, sbd: Path | None) -> dict[str, Path]:
+    masks = _files(home / "SegmentationClass", ".png")
+    if sbd is not None:
+        masks = _files(sbd / "cls", ".mat") | masks
+    return {i: masks[i] for i in ids if i in masks}
+
+
+def _set_notes(rule: SetRule, ids: Sequence[str], masks: dict[str, Path], sbd: Path | None) -> list[str]:
+    notes = []
+    if rule.photos not in (None, len(ids)):
+        notes.append(f"{len(ids):,} photos listed on disk; the set is known to have {rule.photos:,}")
+    if rule.sbd and sbd is not None:
+        from_sbd = sum(path.suffix == ".mat" for path in masks.values())
+        notes.append(f"masks: {len(masks) - from_sbd:,} of VOC, {from_sbd:,} of SBD")
+    if len(masks) < len(ids):
+        notes.append(f"{len(ids) - len(masks):,} of {len(ids):,} photos have no mask")
+    return notes
+
+
+def _tag_source(
+    ids: Sequence[str],
+    rule: SetRule,
+    home: Path,
+    masks: dict[str, Path],
+    tags_file: Path | None,
+    tags_from: str | None,
+) -> str:
+    """Where the tags come from, decided by what lies on disk; opens nothing."""
+    if tags_from not in (None, XML, MASKS):
+        raise unknown_name("source of tags", str(tags_from), (XML, MASKS))
+    if tags_file is not None:
+        if tags_from is not None:
+            raise UserError(
+                f"{tags_file}: tags from a tag file and from {tags_from} both asked for; choose one"
+            )
+        return FILE
+    annotations = _files(home / "Annotations", ".xml")
+    without = {
+        XML: [i for i in ids if i not in annotations],
+        MASKS: [i for i in ids if i not in masks],
+    }
+    if tags_from is None:
+        tags_from = next((kind for kind in (XML, MASKS) if len(without[kind]) < len(ids)), NONE)
+        if tags_from == NONE and not rule.training:
+            return NONE
+    if tags_from == NONE or without[tags_from]:
+        # Tags of two kinds in one set would make its results unclear.
+        kind = XML if tags_from == NONE else tags_from
+        raise UserError(
+            f"{home}: {len(without[kind])} of the {len(ids)} photos have no {SINGULAR[kind]}, such as "
+            f"{without[kind][0]}; complete {FOLDERS[kind]}, or give a tag file (columns image, tags), or "
+            f"take all tags from {MASKS if kind == XML else XML}"
+        )
+    return tags_from
+
+
+def _choose(
+    tags: dict[str, tuple[str, ...]], names: Sequence[str], training: bool, drop_untagged: bool | None
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The photos to keep with those of their tags that are in `names`; see `read_voc`, `drop_untagged`."""
+    full = {i: tuple(tag for tag in here if tag != "background") for i, here in tags.items()}
+    kept = {i: tuple(tag for tag in here if tag in names) for i, here in full.items()}
+    dropped = sum(len(full[i]) - len(kept[i]) for i in full)
+    empty = [i for i in full if not full[i]]
+    others = [i for i in full if full[i] and not kept[i]]
+    leave_others = training if drop_untagged is None else drop_untagged
+    leave_empty = drop_untagged is True
+    notes = []
+    if dropped:
+        notes.append(f"{dropped:,} tags of classes that are not learned dropped")
+    for photos, leave, what in (
+        (others, leave_others, "photos with tags of other classes only"),
+        (empty, leave_empty, "photos without any tag"),
+    ):
+        if photos:
+            how = "left out" if leave else "kept as background-only bags"
+            notes.append(f"{len(photos):,} {what} {how}, such as {photos[0]}")
+    gone = {*(others if leave_others else ()), *(empty if leave_empty else ())}
+    return {i: here for i, here in kept.items() if i not in gone}, notes

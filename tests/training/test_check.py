@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import milseg.data.photo_statistics
+from milseg.config import TrainConfig
+from milseg.data.bags import Bag, BagSet
+from milseg.data.image import open_photo
+from milseg.data.photo_statistics import photo_facts, read_photos, same_bytes
+from milseg.data.sources.open import open_source
+from milseg.data.tag_statistics import meaningless, nearly_everywhere, never_apart
+from milseg.errors import UserError
+from milseg.training.check import check_source
+from milseg.training.time_estimate import estimate_training
+
+CONFIG = TrainConfig(max_steps=30, batch_size=4, longest_side=16)
+
+
+def tags(rows: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.array(rows, dtype=np.int8)
+
+
+def noise(
+    path: Path, width: int, height: int, *, seed: int = 0, mode: str = "RGB", **options: object
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Eight photos with every fault there is."""
+    names = {"a": (80, 70), "b": (90, 80), "c": (100, 90), "d": (400, 80), "e": (10, 90)}
+    for i, (name, size) in enumerate(names.items()):
+        noise(tmp_path / f"{name}.jpg", *size, seed=i)
+    (tmp_path / "f.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "c.jpg").read_bytes()[:-400])
+    (tmp_path / "no.png").write_bytes(b"no photo")
+    rows = "a,dog saddle\nb,dog saddle cat\nc,cat ?dog\nd,\ne,cow\nf,cow\ncut,dog saddle\nno,?\n"
+    (tmp_path / "tags.csv").write_text("image,tags\n" + rows)
+    return tmp_path
+
+
+def test_the_whole_report(source: Path) -> None:
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    bags = open_source(source)
+    report = check_source(bags, progress=False, config=CONFIG, backbone="tiny", workers=2)
+    assert (report.bags, report.photos) == (8, 6)
+    assert report.tag_counts == {"cat": 2, "cow": 2, "dog": 3, "saddle": 3}
+    assert report.never_apart == (("dog", "saddle"),)
+    assert report.nearly_everywhere == {}
+    assert (report.untagged, report.all_unknown, report.unknown_tags) == (1, 1, 5)
+    assert list(report.unreadable) == ["cut", "no"]
+    assert report.unreadable["cut"].startswith("damaged or cut short")
+    assert report.unreadable["no"].startswith("not an image that can be read")
+    assert report.odd == {"d": "long and narrow (400 x 80)", "e": "tiny (10 x 90), long and narrow (10 x 90)"}
+    assert report.duplicates == (("a", "f"),)
+    assert report.differing == (("a", "f"),)
+    assert report.sizes["width"] == (10, 85, 400)
+    assert report.sizes["height"] == (70, 80, 90)
+    assert report.transfer["cow"] == ("ox", "water buffalo")
+    assert report.transfer["saddle"] == ()
+    assert report.meaningless == ()
+    assert report.training is not None
+    assert report.training.size == (15, 16)
+    assert report.training.seconds == pytest.approx(30 * report.training.seconds_per_step)
+    assert report.notes == bags.notes
+    # Looking at photos never changes them.
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+    assert json.loads(json.dumps(report.to_json()))["duplicates"] == [["a", "f"]]
+    text = report.text()
+    for words in (
+        "8 bags, 6 readable photos",
+        "dog = saddle",
+        "a = f",
+        "no: not an image",
+        "ox, water buffalo",
+        "nothing: starts small",
+        "photos/s",
+        "Training tiny on cpu",
+    ):
+        assert words in text, text
+
+
+def test_each_photo_is_decoded_once(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(
+        milseg.data.photo_statistics,
+        "open_photo",
+        lambda path, **more: opened.append(path) or open_photo(path, **more),
+    )
+    bags = open_source(source)
+    for workers in (1, 3):
+        opened.clear()
+        facts = read_photos(bags.bags, workers=workers, progress=False)
+        assert sorted(opened) == sorted(bag.photo for bag in bags.bags)
+        assert [fact.size for fact in facts][:3] == [(70, 80), (80, 90), (90, 100)]
+    # Only the two files of equal length were read for comparison.
+    assert [bag.name for bag, fact in zip(bags.bags, facts, strict=True) if fact.digest] == ["a", "f"]
+    assert same_bytes(facts) == [[0, 5]]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "words"),
+    [
+        ("a.jpg", "RGB", ""),
+        ("a.png", "RGBA", "transparency, put on white"),
+        ("a.jpg", "CMYK", "CMYK colours"),
+        ("a.png", "L", ""),
+        ("a.tif", "I;16", "more than 8 bits, scaled"),
+    ],
+)
+def test_odd_files(tmp_path: Path, name: str, mode: str, words: str) -> None:
+    path = tmp_path / name
+    if mode == "I;16":
+        Image.fromarray(np.arange(6400, dtype=np.uint16).reshape(80, 80)).save(path)
+    else:
+        noise(path, 80, 80, mode=mode)
+    assert ", ".join(photo_facts(Bag(name="a", photo=path, tags=())).odd) == words
+
+
+def test_odd_content(tmp_path: Path) -> None:
+    noise(tmp_path / "a.png", 80, 80).rename(tmp_path / "a.jpg")
+    assert photo_facts(Bag(name="a", photo=tmp_path / "a.jpg", tags=())).odd == ("holds PNG, called .jpg",)
+    frames = [Image.new("RGB", (80, 80), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    assert photo_facts(Bag(name="b", photo=tmp_path / "b.gif", tags=())).odd == (
+        "several frames, of which the first is taken",
+        "one colour only",
+    )
+    pixels = np.zeros((70, 80, 3), dtype=np.uint8)
+    facts = photo_facts(Bag(name="c", photo=pixels, tags=()))
+    assert facts.size == (70, 80)
+    assert facts.odd == ("one colour only",)
+    assert facts.digest
+    large = photo_facts(Bag(name="a", photo=tmp_path / "a.jpg", tags=()), max_pixels=6399)
+    assert large.size is None
+    assert "6,400 pixels" in large.reason
+
+
+def test_never_apart() -> None:
+    names = ["a", "b", "c", "d"]
+    assert never_apart(tags([[1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1]]), names) == (("a", "b", "d"),)
+    # Absent everywhere is not together; unknown is neither together nor apart.
+    assert never_apart(tags([[0, 0, 1, 0], [0, 0, 1, 0]]), names) == ()
+    assert never_apart(tags([[1, 1, -1, 0], [-1, 1, 1, 0], [0, 0, 0, 1]]), names) == (("a", "b"),)
+    assert never_apart(tags([]).reshape(0, 4), names) == ()
+
+
+def test_never_apart_as_a_loop_would_find_it() -> None:
+    matrix = np.random.default_rng(3).integers(-1, 2, (5, 6)).astype(np.int8)
+    names = [str(i) for i in range(6)]
+    for group in never_apart(matrix, names):
+        for a in map(int, group):
+            for b in map(int, group):
+                pairs = list(zip(matrix[:, a], matrix[:, b], strict=True))
+                assert (1, 0) not in pairs
+                assert (1, 1) in pairs
+
+
+def test_nearly_everywhere() -> None:
+    rows = [[1, 1, -1]] * 19 + [[0, 1, 1]]
+    assert nearly_everywhere(tags(rows), ["a", "b", "c"]) == {"a": 0.95, "b": 1.0, "c": 1.0}
+    assert nearly_everywhere(tags([[1, 1, -1]] * 18 + [[0, 1, -1]]), ["a", "b", "c"]) == {"b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "readable", "words"),
+    [
+        ([], [], "there are no photos"),
+        ([[1, 0], [0, 1]], [], "none of the 2 photos can be read"),
+        ([[1, 0], [0, 1]], [1], "1 of the 2 photos can be read"),
+        ([[0, 0], [0, 0]], [0, 1], "no photo has a tag"),
+        ([[-1, -1], [-1, -1]], [0, 1], "all tags are unknown"),
+        ([[1, 0], [1, 0], [-1, -1]], [0, 1, 2], "every photo has the same tags (dog)"),
+        ([[1, 0], [1, 0], [0, 1]], [0, 1], "every photo has the same tags (dog)"),
+        ([[1, 0], [0, 0]], [0, 1], None),
+        ([[1, -1], [-1, 1]], [0, 1], None),
+    ],
+)
+def test_meaningless(rows: list[list[int]], readable: list[int], words: str | None) -> None:
+    found = meaningless(tags(rows).reshape(len(rows), 2), ["dog", "cat"], readable)
+    assert found == () if words is None else words in found[0]
+
+
+def test_a_set_without_classes_or_photos(source: Path) -> None:
+    empty = BagSet(name="none", classes=("background",), bags=(), tags_from="none")
+    report = check_source(empty, progress=False)
+    assert report.meaningless == ("there are no photos",)
+    assert report.training is None
+    assert "meaningless: there are no photos" in report.text()
+    bare = BagSet(
+        name="bare",
+        classes=("background",),
+        bags=tuple(Bag(name=n, photo=source / f"{n}.jpg", tags=(1,)) for n in "abc"),
+        tags_from="none",
+    )
+    assert check_source(bare, progress=False, backbone=None).meaningless == ("no photo has a tag",)
+
+
+def test_photos_that_are_gone(tmp_path: Path) -> None:
+    bags = tuple(Bag(name=f"p{i}", photo=tmp_path / f"{i}.jpg", tags=(1, i % 2)) for i in range(200))
+    report = check_source(
+        BagSet(name="x", classes=("background", "k"), bags=bags, tags_from="tag file"), progress=False
+    )
+    assert len(report.unreadable) == 200
+    assert report.meaningless == ("none of the 200 photos can be read; at least 2 are needed",)
+    assert "and 190 more" in report.text()
+
+
+def test_names_that_several_categories_have(source: Path) -> None:
+    """ImageNet has two cardigans, a dog and a garment, which differ in case only."""
+    bags = open_source(source)
+    renamed = BagSet(
+        name="x",
+        classes=("background", "CARDIGAN", "cow", "dog", "saddle"),
+        bags=bags.bags,
+        tags_from="tag file",
+    )
+    own = source / "own.yaml"
+    own.write_text("saddle: [pug]\n")
+    report = check_source(renamed, progress=False, backbone=None, mapping=own)
+    assert report.transfer["CARDIGAN"][0].startswith("unclear: CARDIGAN: several categories")
+    assert report.transfer["saddle"] == ("pug",)
+    own.write_text("saddle: [nothing]\n")
+    with pytest.raises(UserError, match="no category 'nothing'"):
+        check_source(renamed, progress=False, backbone=None, mapping=own)
+
+
+def test_the_estimate_scales_with_the_batch() -> None:
+    small = estimate_training(3, (40, 60), config=CONFIG, backbone="tiny", probe=4)
+    assert small.size == (11, 16)
+    assert small.seconds_per_step > 0
+    assert small.steps == 30
+    with pytest.raises(UserError, match="unknown backbone"):
+        estimate_training(3, (40, 60), config=CONFIG, backbone="none")
