@@ -75,7 +75,7 @@ def measure(megapixels: float, backbone: str) -> dict[str, float]:
     from milseg.inference.model_folder import ModelSpec
     from milseg.inference.segmenter import Segmenter
     from milseg.models.backbones import build_fcn
-    from milseg.models.fuse import folded
+    from milseg.models.fuse import fused
     from milseg.utils.devices import keep_freed_memory
 
     keep_freed_memory()
@@ -84,7 +84,7 @@ def measure(megapixels: float, backbone: str) -> dict[str, float]:
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score_layer.weight, std=0.3)
     spec = ModelSpec(backbone=backbone, classes=CLASSES)
-    segmenter = Segmenter(model, spec, network=folded(model))
+    segmenter = Segmenter(model, spec, network=fused(model))
     side = round((megapixels * 1e6) ** 0.5)
     coarse = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     photo = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from milseg.inference.score_map import upsample
 from milseg.models.backbones import cast_classifier, make_classifier
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.utils.devices import keep_freed_memory
 from milseg.utils.parallel import processors
 
@@ -51,7 +51,7 @@ def main() -> None:
     )
     network = make_classifier("mobilenet_v2", 1000).eval()
     fit_norms(network, photo)
-    model = folded(cast_classifier("mobilenet_v2", same(network)).eval())
+    model = fused(cast_classifier("mobilenet_v2", same(network)).eval())
     rival: Any = GradCAM(model=network, target_layers=[network.features[-1]])  # type: ignore[index]
 
     def theirs(tags: list[int]) -> NDArray[np.float32]:

@@ -30,14 +30,14 @@ from PIL import Image
 
 from milseg.config import InferenceConfig
 from milseg.data.image import UInt8
-from milseg.export.int8 import in_eight_bits
+from milseg.export.int8 import quantize
 from milseg.export.write import onnx_model, openvino_model
 from milseg.inference.model_folder import ModelSpec, load_model
 from milseg.inference.onnx_network import needed
 from milseg.inference.segmenter import Segmenter
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 
 HEIGHT, WIDTH = 375, 500
 # A photo to its mask, both uint8.
@@ -60,9 +60,9 @@ def main() -> None:
         exact = onnx_model(model, spec)
         path.write_bytes(exact.SerializeToString())
         rough = Path(folder) / "rough.onnx"
-        rough.write_bytes(in_eight_bits(exact, photos).SerializeToString())
+        rough.write_bytes(quantize(exact, photos).SerializeToString())
         makers = {
-            "torch": lambda threads: torch_side(Segmenter(model, spec, network=folded(model)), threads),
+            "torch": lambda threads: torch_side(Segmenter(model, spec, network=fused(model)), threads),
             "onnxruntime": lambda threads: onnxruntime_side(path, threads),
             "onnxruntime in 8 bits": lambda threads: onnxruntime_side(rough, threads),
             "openvino": lambda threads: openvino_side(path, threads),
@@ -97,7 +97,7 @@ def model_of(folder: Path | None, backbone: str) -> tuple[FCN, ModelSpec]:
         spec = ModelSpec(backbone=backbone, classes=tuple("abcdefg"), longest_side=320)
         return build_fcn(backbone, 7).eval(), replace(spec, inference=InferenceConfig(flip=True))
     model, spec = load_model(folder)
-    return model, replace(spec, inference=replace(spec.inference, refine="none", walk=0))
+    return model, replace(spec, inference=replace(spec.inference, refine="none", random_walk=0))
 
 
 def tuned(name: str, make: Callable[[int], Side], photos: list[UInt8], clock: Callable[[], float]) -> Side:

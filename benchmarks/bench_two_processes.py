@@ -115,7 +115,7 @@ def train(network: str, out: Path, steps: int) -> None:
     bags = enlarged(read_digits("train", 4 * CONFIG.batch_size), factor)
     model = build_fcn(network, len(bags.classes), seed=0)
     ticks: list[float] = []
-    with collectives.joined("cpu") as device:
+    with collectives.process_group("cpu") as device:
         history = fit(
             model,
             bags,

@@ -26,7 +26,7 @@ from torch import nn
 from milseg.data.image import normalise
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.utils.devices import keep_freed_memory
 from milseg.utils.parallel import processors
 
@@ -50,7 +50,7 @@ def main() -> None:
     for padding, network in networks.items():
         check_whole(padding, network, image)
 
-    quick = {name: folded(network) for name, network in networks.items()}
+    quick = {name: fused(network) for name, network in networks.items()}
     layouts = {name: quicker_layout(network, image) for name, network in quick.items()}
     sides = {name: forward(network, image, layouts[name]) for name, network in quick.items()}
     times = in_turn(sides, 3 if options.quick else options.rounds)

@@ -62,7 +62,7 @@ def test_train_twice(place: Path, other_random_numbers: Callable[[], None]) -> N
     assert first.keys() == again.keys()
     assert [name for name in first if first[name] != again[name]] == []
     assert {"model.safetensors", "checkpoint.safetensors", "rounds/1/checkpoint.safetensors"} <= first.keys()
-    assert len([name for name in first if name.startswith("own-masks/round-1/")]) >= 5
+    assert len([name for name in first if name.startswith("pseudo-labels/round-1/")]) >= 5
     other = train(place, "other", seed=1)
     assert other["model.safetensors"] != first["model.safetensors"]
     assert other["metrics.jsonl"] != first["metrics.jsonl"]

@@ -84,7 +84,7 @@ def test_training_opens_no_true_mask(
         assert calibrated(model, spec, replace(spec.inference, prior=1.0), held).prior is not None
     assert true_masks(opened) == []
     # It looked where it should: photos, annotations, and the masks that it made itself.
-    for part in ("t0.jpg", "t0.xml", str(out / "own-masks" / "round-1")):
+    for part in ("t0.jpg", "t0.xml", str(out / "pseudo-labels" / "round-1")):
         assert any(part in name for name in opened), part
     # And every stage took part.
     plan = yaml.safe_load((out / "train.yaml").read_text())["plan"]["recipe"]

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[str, TrainConfig]] = {
         replace(BASE, rule="attention(hidden=4)+consistency(weight=300)"),
     ),
     "dropout": ("squeezenet1_0", replace(BASE, max_steps=2, learning_rate=1e-3)),
-    "standardised": ("tiny", replace(BASE, max_gradient=1.0, standardise=True)),
+    "standardised": ("tiny", replace(BASE, max_gradient=1.0, standardize_features=True)),
 }
 
 
@@ -87,7 +87,7 @@ def all_cases(folder: str) -> None:
         if step == 1 and collectives.rank() == collectives.size() - 1:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    with collectives.joined("cpu"):
+    with collectives.process_group("cpu"):
         for name in CASES:
             train_case(name, out)
         try:
@@ -333,10 +333,10 @@ def test_torchrun_stopped_in_a_round_and_resumed_is_bit_for_bit_the_same(source:
     assert statuses == [0], errors
     for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
         assert_same(source / "halves" / name, source / "whole" / name)
-    masks = sorted(path.name for path in (source / "whole" / "own-masks" / "round-1").iterdir())
+    masks = sorted(path.name for path in (source / "whole" / "pseudo-labels" / "round-1").iterdir())
     assert len(masks) == 5
     for name in masks:
-        where = Path("own-masks") / "round-1" / name
+        where = Path("pseudo-labels") / "round-1" / name
         assert (source / "whole" / where).read_bytes() == (source / "halves" / where).read_bytes()
 
 
@@ -357,7 +357,7 @@ def test_what_one_process_meets_ends_all(source: Path, kind: str, status: int, t
 
 def assert_one_wrote(out: Path, logs: list[Path]) -> None:
     wrote = [{p for p in json.loads(log.read_text()) if p.startswith(str(out))} for log in logs]
-    masks = [{p for p in paths if "own-masks" in p} for paths in wrote]
+    masks = [{p for p in paths if "pseudo-labels" in p} for paths in wrote]
     names = [{Path(p).name.split(".")[1] for p in paths} for paths in masks]  # of .NAME.NUMBER.tmp.png
     assert [len(found) for found in names] == [2, 3]
     assert not names[0] & names[1]

@@ -13,7 +13,7 @@ from PIL import Image
 from milseg.config import CompareOptions
 from milseg.data.bags import BagSet
 from milseg.data.masks import write_mask
-from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation
 from milseg.evaluation.evaluate import evaluate_segmenter
@@ -84,7 +84,7 @@ def test_rules_seeds_and_rounds_each_have_a_row(source: Path) -> None:
     for row, folder in ((rows[0], "max-0"), (rows[1], "max-0/round-1")):
         model = load(out / "runs" / folder / "model", device="cpu")
         assert model.spec.supervision == row["supervision"]
-        val = bags_to_score(source, model.classes, truth=source.parent / "truth", split="val")
+        val = evaluation_bags(source, model.classes, truth=source.parent / "truth", split="val")
         found = evaluate_segmenter(model, val, progress=False).to_json()["mean_iu"]
         assert found == pytest.approx(row["mean_iu"]["refined"])
     text = (out / "compare.md").read_text()

@@ -94,7 +94,7 @@ def test_folders_of_several_machines_are_copied_and_stay(photos: Path, model: Pa
 
 def test_parts_of_different_predictions_are_refused(photos: Path, model: Path) -> None:
     predict(model, photos, "parts", shard="1/2", format=("coco",))
-    predict(model, photos, "parts", shard="2/2", format=("coco",), adjust="cat=1")
+    predict(model, photos, "parts", shard="2/2", format=("coco",), class_bias="cat=1")
     with pytest.raises(UserError, match="only parts of one prediction can be merged"):
         merge_folders([model.parent / "parts"], None)
     predict(model, photos, "parts", shard="2/2", format=("png",), overwrite=True)

@@ -19,7 +19,7 @@ from milseg.config import InferenceConfig
 from milseg.data.image import open_mask
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, load_model, save_model
-from milseg.inference.onnx_network import load_exported
+from milseg.inference.onnx_network import load_onnx_network
 from milseg.inference.prior import Prior
 from milseg.inference.segmenter import Segmenter, load
 from milseg.models.backbones import build_fcn
@@ -68,7 +68,7 @@ def photo(height: int, width: int) -> np.ndarray:
 
 
 def test_the_settings_come_back(home: Path) -> None:
-    network, spec = load_exported(home / "model.onnx")
+    network, spec = load_onnx_network(home / "model.onnx")
     assert spec == SPEC
     built = build_fcn("tiny", 3)
     assert (network.stride, network.offset, network.field, network.minimum) == (
@@ -84,7 +84,7 @@ def test_the_settings_come_back(home: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 64), (37, 41), (70, 72)])
 def test_scores_are_those_of_the_folder(home: Path, size: tuple[int, int]) -> None:
     """Views, prior, refiner and known tags are milseg's own; the network's scores differ by rounding."""
-    folder, (network, spec) = load(home / "model", device="cpu"), load_exported(home / "model.onnx")
+    folder, (network, spec) = load(home / "model", device="cpu"), load_onnx_network(home / "model.onnx")
     file = Segmenter(network, spec)
     for tags in (None, ["cat"]):
         expected, found = folder.segment(photo(*size), tags=tags), file.segment(photo(*size), tags=tags)
@@ -99,7 +99,7 @@ def test_predict_takes_the_file(home: Path, tmp_path: Path, command: Callable[..
         Image.fromarray(photo(*size)).save(tmp_path / "photos" / f"{name}.png")
     for name, model in (("folder", home / "model"), ("file", home / "model.onnx")):
         words = ("predict", tmp_path / "photos", "--model", model, "--out", tmp_path / name)
-        assert command(*words, "--device", "cpu", "--adjust", "cat=0.5", "--scales", "1,1.5") == 0
+        assert command(*words, "--device", "cpu", "--class-bias", "cat=0.5", "--scales", "1,1.5") == 0
     for name in ("a", "b"):
         masks = [open_mask(tmp_path / where / "masks" / f"{name}.png") for where in ("folder", "file")]
         assert (masks[0] == masks[1]).mean() >= 0.999
@@ -110,7 +110,7 @@ def test_predict_takes_the_file(home: Path, tmp_path: Path, command: Callable[..
 
 def refused(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        load_exported(path)
+        load_onnx_network(path)
     assert str(path) in str(caught.value)
     return str(caught.value)
 
@@ -179,7 +179,7 @@ def test_scores_of_another_shape_are_no_traceback(home: Path, tmp_path: Path) ->
     proto = onnx.load(home / "model.onnx")
     told = {entry.key: entry.value for entry in proto.metadata_props}
     record = {**json.loads(told["spec"]), "classes": ["background", "cat"], "prior": None}
-    network, spec = load_exported(changed(home, tmp_path / "two.onnx", spec=json.dumps(record)))
+    network, spec = load_onnx_network(changed(home, tmp_path / "two.onnx", spec=json.dumps(record)))
     assert spec.classes == ("background", "cat")
     with pytest.raises(UserError, match="2 classes"):
         network(torch.zeros(1, 3, 20, 20))
@@ -189,11 +189,11 @@ def test_the_walk_stays_behind_and_is_refused_afterwards(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, spec = load_model(home / "model")
-    save_model(tmp_path / "model", model, replace(spec, inference=replace(spec.inference, walk=2)))
+    save_model(tmp_path / "model", model, replace(spec, inference=replace(spec.inference, random_walk=2)))
     file = tmp_path / "walking.onnx"
     assert main(["export", "--model", str(tmp_path / "model"), "--to", "onnx", "--out", str(file)]) == 0
     assert "Left out: the walk among places that look alike" in capsys.readouterr().out
-    network, written = load_exported(file)
+    network, written = load_onnx_network(file)
     assert written.inference == spec.inference
     with pytest.raises(UserError, match="walk 2: an exported model has no inner maps"):
-        Segmenter(network, written, inference=replace(written.inference, walk=2))
+        Segmenter(network, written, inference=replace(written.inference, random_walk=2))

@@ -26,7 +26,7 @@ from milseg.data.sources.photo_inputs import find_photos
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, save_model
 from milseg.inference.prediction_files import COLUMNS
-from milseg.inference.prediction_run import parse_adjust, predict_run
+from milseg.inference.prediction_run import parse_class_bias, predict_run
 from milseg.inference.segmenter import Segmenter, load
 from milseg.models.backbones import build_fcn
 
@@ -155,16 +155,16 @@ def test_the_table_lists_the_least_certain_first(photos: Path, model: Path) -> N
 
 
 def test_adjusting_a_class_from_the_command_line(photos: Path, model: Path) -> None:
-    predict(model, photos, out="more", adjust="dog=100")
+    predict(model, photos, out="more", class_bias="dog=100")
     assert {row["areas"] for row in table(model.parent / "more")} == {"dog=1.0000"}
-    predict(model, photos, out="less", adjust="dog=-100, cat=-100")
+    predict(model, photos, out="less", class_bias="dog=-100, cat=-100")
     assert {row["areas"] for row in table(model.parent / "less")} == {"background=1.0000"}
     with pytest.raises(UserError, match="unknown class 'dgo'; did you mean 'dog'"):
-        predict(model, photos, out="none", adjust="dgo=1")
+        predict(model, photos, out="none", class_bias="dgo=1")
     for wrong in ("dog", "dog=", "=1", "dog=x", "dog:1"):
         with pytest.raises(UserError, match="expected CLASS=NUMBER"):
-            parse_adjust(wrong)
-    assert parse_adjust(None) == parse_adjust("") == {}
+            parse_class_bias(wrong)
+    assert parse_class_bias(None) == parse_class_bias("") == {}
 
 
 def test_an_unknown_format_is_told(photos: Path, model: Path) -> None:
@@ -467,7 +467,7 @@ def test_overwriting_never_removes_the_photos_themselves(photos: Path, model: Pa
 def test_a_mistake_is_found_before_anything_is_removed(photos: Path, model: Path) -> None:
     predict(model, photos)
     before = files_below(model.parent / "out")
-    for changes in ({"adjust": "dgo=1"}, {"tags": model.parent / "none.csv"}, {"format": ("cocoo",)}):
+    for changes in ({"class_bias": "dgo=1"}, {"tags": model.parent / "none.csv"}, {"format": ("cocoo",)}):
         with pytest.raises(UserError):
             predict(model, photos / "b.png", overwrite=True, **changes)
     assert files_below(model.parent / "out") == before
@@ -514,14 +514,14 @@ def test_resume_adds_photos_and_formats(photos: Path, model: Path) -> None:
     assert len(table(model.parent / "out")) == 4
 
 
-@pytest.mark.parametrize("change", ["model", "adjust", "tags"])
+@pytest.mark.parametrize("change", ["model", "class_bias", "tags"])
 def test_resuming_with_another_model_or_settings_is_refused(photos: Path, model: Path, change: str) -> None:
     predict(model, photos)
     changes: dict[str, Any] = {}
     if change == "model":
         write_model(model, seed=6)
-    elif change == "adjust":
-        changes["adjust"] = "cat=1"
+    elif change == "class_bias":
+        changes["class_bias"] = "cat=1"
     else:
         changes["tags"] = model.parent / "tags.csv"
         changes["tags"].write_text("image,tags\na,cat\n")
@@ -609,13 +609,13 @@ def test_refiner_and_scales_in_place_of_the_models_own(photos: Path, model: Path
 
 
 def test_a_walk_in_place_of_the_models_own(photos: Path, model: Path) -> None:
-    predict(model, photos / "a.jpg", out="walked", walk=2)
+    predict(model, photos / "a.jpg", out="walked", random_walk=2)
     loaded = load(model)
-    changed = Segmenter(loaded.model, loaded.spec, inference=replace(loaded.inference, walk=2))
+    changed = Segmenter(loaded.model, loaded.spec, inference=replace(loaded.inference, random_walk=2))
     found = open_mask(model.parent / "walked" / "masks" / "a.png")
     assert np.array_equal(found, changed.segment(photos / "a.jpg").mask)
     assert not np.array_equal(found, loaded.segment(photos / "a.jpg").mask)
     with pytest.raises(UserError, match="walk is -1; expected 0"):
-        predict(model, photos / "a.jpg", out="other", walk=-1)
+        predict(model, photos / "a.jpg", out="other", random_walk=-1)
     with pytest.raises(UserError):
         predict(model, photos / "a.jpg", out="walked", resume=True)  # other settings than before

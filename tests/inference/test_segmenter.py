@@ -34,9 +34,9 @@ def network(classes: tuple[str, ...] = CLASSES) -> torch.nn.Module:
     return model
 
 
-def segmenter(classes: tuple[str, ...] = CLASSES, *, adjust: dict[str, float] | None = None) -> Segmenter:
+def segmenter(classes: tuple[str, ...] = CLASSES, *, class_bias: dict[str, float] | None = None) -> Segmenter:
     spec = ModelSpec(backbone="tiny", classes=classes, longest_side=48)
-    return Segmenter(network(classes), spec, adjust=adjust)
+    return Segmenter(network(classes), spec, class_bias=class_bias)
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_without_a_background_some_tag_must_be_known(photo: np.ndarray) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_adjusting_a_class_gives_more_or_less_of_it(photo: np.ndarray, name: str) -> None:
     amounts = [-100.0, -1.0, -0.3, 0.0, 0.3, 1.0, 100.0]
-    areas = [segmenter(adjust={name: amount}).segment(photo).areas.get(name, 0.0) for amount in amounts]
+    areas = [segmenter(class_bias={name: amount}).segment(photo).areas.get(name, 0.0) for amount in amounts]
     assert areas == sorted(areas)
     assert areas[0] == 0.0
     assert areas[-1] == 1.0
@@ -211,8 +211,8 @@ def test_adjusting_a_class_gives_more_or_less_of_it(photo: np.ndarray, name: str
 
 
 def test_adjusting_by_one_makes_a_class_e_times_as_likely(photo: np.ndarray) -> None:
-    def odds(adjust: dict[str, float]) -> np.ndarray:
-        scores = torch.from_numpy(segmenter(adjust=adjust).segment(photo).scores)
+    def odds(class_bias: dict[str, float]) -> np.ndarray:
+        scores = torch.from_numpy(segmenter(class_bias=class_bias).segment(photo).scores)
         p = scores.softmax(0).numpy()
         return p[1] / p[0]
 
@@ -221,9 +221,9 @@ def test_adjusting_by_one_makes_a_class_e_times_as_likely(photo: np.ndarray) -> 
 
 def test_adjusting_what_is_not_there_is_a_mistake() -> None:
     with pytest.raises(UserError, match="unknown class 'cta'; did you mean 'cat'"):
-        segmenter(adjust={"cta": 1.0})
+        segmenter(class_bias={"cta": 1.0})
     with pytest.raises(UserError, match=r"adjustment of cat: nan; expected a finite number"):
-        segmenter(adjust={"cat": math.nan})
+        segmenter(class_bias={"cat": math.nan})
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_load_reads_a_model_folder(photo: np.ndarray, tmp_path: Path) -> None:
         assert np.array_equal(found.mask, expected.mask)
         assert found.classes == CLASSES
         assert not model.model.training
-    more = load(tmp_path, adjust={"dog": 100.0}).segment(photo)
+    more = load(tmp_path, class_bias={"dog": 100.0}).segment(photo)
     assert set(more.areas) == {"dog"}
     with pytest.raises(UserError, match=r"config\.yaml: missing"):
         load(tmp_path / "none")

@@ -6,10 +6,10 @@ import torch
 
 from milseg.data.image import normalise, resize_photo
 from milseg.inference.score_map import photo_scores, upsample
-from milseg.inference.tta import ScoreMap, likeness, look, walk
+from milseg.inference.tta import ScoreMap, affinity, look, walk
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.refine import transitions
+from milseg.refine import transition_matrix
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_likeness_is_that_of_inner_maps_at_the_maps_own_places(model: FCN) -> No
     photo = np.full((30, 60, 3), 40, dtype=np.uint8)
     photo[:, 30:] = (220, 60, 200)
     found = look(model, photo, longest_side=40, scales=(1.0, 1.5), flip=True)
-    step = likeness(model, photo, found)
+    step = affinity(model, photo, found)
     height, width = found.scores.shape[-2:]
     assert step.shape == (height * width, height * width)
     torch.testing.assert_close(step.sum(dim=1), torch.ones(height * width))
@@ -92,7 +92,7 @@ def test_inner_maps_are_read_where_their_places_lie() -> None:
         rows, columns = (torch.arange(n) * 80 + 4 for n in (5, 7))
         corners = [fine[:, rows + i][:, :, columns + j] for i in (0, 1) for j in (0, 1)]
         read.append(sum(corners) / 4)
-    torch.testing.assert_close(likeness(network, photo, found), transitions(read), rtol=2e-3, atol=1e-5)
+    torch.testing.assert_close(affinity(network, photo, found), transition_matrix(read), rtol=2e-3, atol=1e-5)
 
 
 def test_a_walk_leaves_the_geometry() -> None:

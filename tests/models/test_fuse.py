@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from milseg.models.backbones import BACKBONES, build_fcn
-from milseg.models.fuse import LARGE, JoinedConv, folded
+from milseg.models.fuse import LARGE, JoinedConv, fused
 
 
 def random_norms(model: nn.Module) -> None:
@@ -28,7 +28,7 @@ def test_folding_keeps_the_scores(backbone: str) -> None:
     random_norms(model)
     nn.init.normal_(model.score_layer.weight, std=0.3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    quick = folded(model)
+    quick = fused(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in quick.modules())
     assert not any(parameter.requires_grad for parameter in quick.parameters())
     for size in ((70, 90), (200, 41)):
@@ -48,14 +48,14 @@ def test_folding_keeps_the_scores(backbone: str) -> None:
 def test_a_relu_that_works_on_one_convolution_alone_is_part_of_it(backbone: str, with_relu: int) -> None:
     model = build_fcn(backbone, 3).eval()
     relus = sum(isinstance(module, nn.ReLU | nn.ReLU6) for module in model.modules())
-    quick = folded(model)
+    quick = fused(model)
     # In a residual block one ReLU serves several places, which only its own code knows: it stays.
     left = sum(isinstance(module, nn.ReLU | nn.ReLU6) for module in quick.modules())
     assert (relus - left, left) == (with_relu, 8 if backbone == "resnet18" else 0)
 
 
 def test_every_convolution_of_one_by_one_is_a_product() -> None:
-    quick = folded(build_fcn("mobilenet_v2", 3).eval())
+    quick = fused(build_fcn("mobilenet_v2", 3).eval())
     points = [m for m in quick.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
     assert len(points) > 30
     assert all(isinstance(point, JoinedConv) for point in points)
@@ -106,19 +106,19 @@ def test_large_weights_lie_once_and_serve_maps_of_any_size() -> None:
 
 def test_without_the_calls_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("milseg.models.fuse._has_calls", lambda model: False)
-    quick = folded(build_fcn("tiny", 3).eval())
+    quick = fused(build_fcn("tiny", 3).eval())
     assert not any(isinstance(module, JoinedConv) for module in quick.modules())
     model = build_fcn("squeezenet1_0", 3).eval()
-    assert folded(model) is model
+    assert fused(model) is model
 
 
 def test_double_precision_is_left_to_torch() -> None:
-    quick = folded(build_fcn("tiny", 3).eval().double())
+    quick = fused(build_fcn("tiny", 3).eval().double())
     assert not any(isinstance(module, JoinedConv) for module in quick.modules())
     with torch.inference_mode():
         assert quick(torch.zeros(1, 3, 20, 30, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_a_network_for_export_has_torch_layers_alone() -> None:
-    quick = folded(build_fcn("tiny", 3).eval(), one_call=False)
+    quick = fused(build_fcn("tiny", 3).eval(), one_call=False)
     assert not any(isinstance(module, JoinedConv | nn.BatchNorm2d) for module in quick.modules())

@@ -7,7 +7,7 @@ import torch
 
 from milseg.models.backbones import BACKBONES, build_fcn
 from milseg.models.fcn import geometry, spatial_layers
-from milseg.refine import transitions, walked, walking_size
+from milseg.refine import transition_matrix, walked, walking_size
 
 
 def slow_transitions(features: list[torch.Tensor], power: float) -> list[list[float]]:
@@ -39,7 +39,7 @@ def test_transitions_equal_every_pair_by_itself() -> None:
     features = [torch.randn(channels, 3, 4, generator=generator) for channels in (5, 2)]
     for power in (4, 1.5):
         expected = torch.tensor(slow_transitions(features, power))
-        torch.testing.assert_close(transitions(features, power=power), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(transition_matrix(features, power=power), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_step_is_the_mean_over_where_it_may_come_to() -> None:
@@ -63,7 +63,7 @@ def test_what_a_part_says_spreads_to_its_like_and_no_further() -> None:
     scores = torch.zeros(2, 1, 6)
     scores[0] = 0.4
     scores[1, 0, 0] = 6.0
-    after = walked(scores, transitions([look]), steps=2)
+    after = walked(scores, transition_matrix([look]), steps=2)
     assert after.argmax(dim=0)[0].tolist() == [1, 1, 1, 0, 0, 0]
     assert scores.argmax(dim=0)[0].tolist() == [1, 0, 0, 0, 0, 0]
 
@@ -71,7 +71,7 @@ def test_what_a_part_says_spreads_to_its_like_and_no_further() -> None:
 def test_ruled_out_classes_stay_out_and_a_photo_of_one_colour_stays_finite() -> None:
     scores = torch.randn(3, 4, 4)
     scores[1] = -torch.inf
-    after = walked(scores, transitions([torch.ones(2, 4, 4)]), steps=2)
+    after = walked(scores, transition_matrix([torch.ones(2, 4, 4)]), steps=2)
     assert torch.isfinite(after).all()
     assert float(after[1].max()) < -200
     torch.testing.assert_close(after.exp().sum(dim=0), torch.ones(4, 4))
@@ -94,7 +94,7 @@ def test_every_backbone_has_layers_to_look_at(backbone: str) -> None:
     model = build_fcn(backbone, 2, output_stride=row.strides[-1]).eval()
     with torch.inference_mode():
         maps = model.features(torch.rand(1, 3, 70, 96))
-    assert len(maps) == len(row.taps) == 3
+    assert len(maps) == len(row.return_layers) == 3
     assert all(m.values.shape[0] == 1 and m.values.shape[2] >= 5 for m in maps)
     strides = [m.stride for m in maps]
     assert strides == sorted(strides)

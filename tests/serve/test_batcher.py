@@ -11,7 +11,7 @@ import torch
 
 import milseg.serve.engine
 from milseg.inference.segmenter import Segmenter
-from milseg.serve.batcher import Together
+from milseg.serve.batcher import DynamicBatcher
 from milseg.serve.engine import start_engine
 
 from .conftest import photo
@@ -49,7 +49,7 @@ def network() -> Recorded:
 
 
 def test_waiting_photos_of_one_size_go_together(network: Recorded) -> None:
-    together = Together(network, lanes=1, most=3)
+    together = DynamicBatcher(network, workers=1, most=3)
     with ThreadPoolExecutor(7) as threads:
         first = threads.submit(together, images(0))
         assert network.begun.acquire(timeout=60)  # the lane is taken: the others gather
@@ -69,7 +69,7 @@ def test_waiting_photos_of_one_size_go_together(network: Recorded) -> None:
 
 def test_an_error_reaches_its_callers_and_frees_the_lane(network: Recorded) -> None:
     network.go.set()
-    together = Together(network, lanes=1, most=3)
+    together = DynamicBatcher(network, workers=1, most=3)
     with pytest.raises(ValueError, match="thirteen"):
         together(images(0, width=13))
     assert together(images(1)).shape == (1, 1, 4, 5)
@@ -78,13 +78,13 @@ def test_an_error_reaches_its_callers_and_frees_the_lane(network: Recorded) -> N
 def test_photos_go_one_by_one_on_a_processor_unless_told(segmenter: Segmenter) -> None:
     """Gathering them there was slower than two workers that take one photo each."""
     start_engine(segmenter, workers=2, batch=0, queue=0).close()
-    assert not isinstance(segmenter.network, Together)
+    assert not isinstance(segmenter.network, DynamicBatcher)
 
 
 def test_photos_gather_on_a_gpu_unless_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milseg.serve.engine, "device_of", lambda network: torch.device("cuda"))
     start_engine(segmenter, workers=2, batch=0, queue=0).close()
-    assert isinstance(segmenter.network, Together)
+    assert isinstance(segmenter.network, DynamicBatcher)
     assert segmenter.network.most == 4
 
 
@@ -94,7 +94,7 @@ def test_masks_stay_what_they_are_alone(segmenter: Segmenter) -> None:
     alone = [segmenter.segment(one).mask for one in photos]
     shared = Segmenter(segmenter.model, segmenter.spec)
     engine = start_engine(shared, workers=1, batch=4, queue=0)
-    assert isinstance(shared.network, Together)
+    assert isinstance(shared.network, DynamicBatcher)
     sizes: list[int] = []
     inner = shared.network.network
     hook = inner.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))  # type: ignore[union-attr]

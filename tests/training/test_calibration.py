@@ -17,10 +17,10 @@ from milseg.data.bags import Bag, BagSet
 from milseg.data.image import UInt8
 from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
-from milseg.training.calibration import bearable, tags_shown
+from milseg.training.calibration import drop_harmful_refinement, tag_recall
 
 CLASSES = ("background", "cat", "dog")
-ALL = InferenceConfig(walk=2, refine="crf", prior=1.0)
+ALL = InferenceConfig(random_walk=2, refine="crf", prior=1.0)
 
 
 def bags(count: int = 4, *, tags: tuple[int, ...] = (1, 1, 0)) -> BagSet:
@@ -35,15 +35,15 @@ def full(number: int) -> UInt8:
 
 def test_the_share_of_the_tags_that_masks_show() -> None:
     one = np.array([[0, 0, 2]], dtype=np.uint8)
-    assert tags_shown([one], bags(1, tags=(1, 1, 1))) == 0.5
-    assert tags_shown([one], bags(1, tags=(1, 0, 1))) == 1.0
-    assert tags_shown([one], bags(1, tags=(1, 1, -1))) == 0.0  # an unknown tag is not missed
-    assert tags_shown([full(1), full(255), full(0), full(2)], bags(4)) == 0.25
-    assert math.isnan(tags_shown([one], bags(1, tags=(1, 0, 0))))  # the background is no tag
+    assert tag_recall([one], bags(1, tags=(1, 1, 1))) == 0.5
+    assert tag_recall([one], bags(1, tags=(1, 0, 1))) == 1.0
+    assert tag_recall([one], bags(1, tags=(1, 1, -1))) == 0.0  # an unknown tag is not missed
+    assert tag_recall([full(1), full(255), full(0), full(2)], bags(4)) == 0.25
+    assert math.isnan(tag_recall([one], bags(1, tags=(1, 0, 0))))  # the background is no tag
     own = BagSet(
         name="", classes=("cat", "dog"), bags=(Bag(name="a", photo=full(0), tags=(1, 1)),), tags_from=""
     )
-    assert tags_shown([full(0)], own) == 0.5
+    assert tag_recall([full(0)], own) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_the_share_of_the_tags_that_masks_show() -> None:
     [
         (4, 4, ALL, []),
         (4, 3, ALL, []),  # three quarters of the tags are left
-        (4, 2, InferenceConfig(walk=2, prior=1.0), ["refine crf"]),
+        (4, 2, InferenceConfig(random_walk=2, prior=1.0), ["refine crf"]),
         (2, 2, ALL, []),  # neither takes anything from what the other leaves
-        (1, 4, replace(ALL, walk=0), ["walk 2"]),
+        (1, 4, replace(ALL, random_walk=0), ["walk 2"]),
         (2, 1, InferenceConfig(prior=1.0), ["refine crf", "walk 2"]),
         (0, 0, ALL, []),
     ],
@@ -68,7 +68,7 @@ def test_what_takes_the_tags_away_is_left_out(
         return int(photo.mean()) // 60
 
     def walk(self: Any, photo: UInt8, found: Any) -> Any:
-        if self.inference.walk and number(photo) >= walked:
+        if self.inference.random_walk and number(photo) >= walked:
             return found._replace(scores=background[None, :, None, None].expand_as(found.scores))
         return found
 
@@ -82,7 +82,7 @@ def test_what_takes_the_tags_away_is_left_out(
     model = FCN(nn.Sequential(), nn.Sequential(), nn.Conv2d(3, 3, 1))
     model.set_rows(torch.zeros(3, 3), torch.tensor([0.0, 2.0, 0.0]))
     spec = ModelSpec(backbone="tiny", classes=CLASSES)
-    found, words = bearable(model.eval(), spec, ALL, bags())
+    found, words = drop_harmful_refinement(model.eval(), spec, ALL, bags())
     assert found == kept
     assert [line.partition(" is left out: of the tags of 4 photos")[0] for line in words] == told
 
@@ -91,4 +91,7 @@ def test_what_there_is_nothing_to_leave_out_of_is_not_tried(monkeypatch: pytest.
     monkeypatch.setattr("milseg.training.calibration.Segmenter", None)
     plain = InferenceConfig(scales=(0.5, 1.0), flip=True)
     model = FCN(nn.Sequential(), nn.Sequential(), nn.Conv2d(3, 3, 1))
-    assert bearable(model, ModelSpec(backbone="tiny", classes=CLASSES), plain, bags()) == (plain, [])
+    assert drop_harmful_refinement(model, ModelSpec(backbone="tiny", classes=CLASSES), plain, bags()) == (
+        plain,
+        [],
+    )

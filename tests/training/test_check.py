@@ -14,7 +14,7 @@ from milseg.data.bags import Bag, BagSet
 from milseg.data.image import open_photo
 from milseg.data.photo_statistics import photo_facts, read_photos, same_bytes
 from milseg.data.sources.open import open_source
-from milseg.data.tag_statistics import meaningless, nearly_everywhere, never_apart
+from milseg.data.tag_statistics import inseparable_tags, near_universal_tags, untrainable_reasons
 from milseg.errors import UserError
 from milseg.training.check import check_source
 from milseg.training.time_estimate import estimate_training
@@ -55,8 +55,8 @@ def test_the_whole_report(source: Path) -> None:
     report = check_source(bags, progress=False, config=CONFIG, backbone="tiny", workers=2)
     assert (report.bags, report.photos) == (8, 6)
     assert report.tag_counts == {"cat": 2, "cow": 2, "dog": 3, "saddle": 3}
-    assert report.never_apart == (("dog", "saddle"),)
-    assert report.nearly_everywhere == {}
+    assert report.inseparable_tags == (("dog", "saddle"),)
+    assert report.near_universal_tags == {}
     assert (report.untagged, report.all_unknown, report.unknown_tags) == (1, 1, 5)
     assert list(report.unreadable) == ["cut", "no"]
     assert report.unreadable["cut"].startswith("damaged or cut short")
@@ -68,7 +68,7 @@ def test_the_whole_report(source: Path) -> None:
     assert report.sizes["height"] == (70, 80, 90)
     assert report.transfer["cow"] == ("ox", "water buffalo")
     assert report.transfer["saddle"] == ()
-    assert report.meaningless == ()
+    assert report.untrainable_reasons == ()
     assert report.training is not None
     assert report.training.size == (15, 16)
     assert report.training.seconds == pytest.approx(30 * report.training.seconds_per_step)
@@ -149,17 +149,17 @@ def test_odd_content(tmp_path: Path) -> None:
 
 def test_never_apart() -> None:
     names = ["a", "b", "c", "d"]
-    assert never_apart(tags([[1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1]]), names) == (("a", "b", "d"),)
+    assert inseparable_tags(tags([[1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1]]), names) == (("a", "b", "d"),)
     # Absent everywhere is not together; unknown is neither together nor apart.
-    assert never_apart(tags([[0, 0, 1, 0], [0, 0, 1, 0]]), names) == ()
-    assert never_apart(tags([[1, 1, -1, 0], [-1, 1, 1, 0], [0, 0, 0, 1]]), names) == (("a", "b"),)
-    assert never_apart(tags([]).reshape(0, 4), names) == ()
+    assert inseparable_tags(tags([[0, 0, 1, 0], [0, 0, 1, 0]]), names) == ()
+    assert inseparable_tags(tags([[1, 1, -1, 0], [-1, 1, 1, 0], [0, 0, 0, 1]]), names) == (("a", "b"),)
+    assert inseparable_tags(tags([]).reshape(0, 4), names) == ()
 
 
 def test_never_apart_as_a_loop_would_find_it() -> None:
     matrix = np.random.default_rng(3).integers(-1, 2, (5, 6)).astype(np.int8)
     names = [str(i) for i in range(6)]
-    for group in never_apart(matrix, names):
+    for group in inseparable_tags(matrix, names):
         for a in map(int, group):
             for b in map(int, group):
                 pairs = list(zip(matrix[:, a], matrix[:, b], strict=True))
@@ -169,8 +169,8 @@ def test_never_apart_as_a_loop_would_find_it() -> None:
 
 def test_nearly_everywhere() -> None:
     rows = [[1, 1, -1]] * 19 + [[0, 1, 1]]
-    assert nearly_everywhere(tags(rows), ["a", "b", "c"]) == {"a": 0.95, "b": 1.0, "c": 1.0}
-    assert nearly_everywhere(tags([[1, 1, -1]] * 18 + [[0, 1, -1]]), ["a", "b", "c"]) == {"b": 1.0}
+    assert near_universal_tags(tags(rows), ["a", "b", "c"]) == {"a": 0.95, "b": 1.0, "c": 1.0}
+    assert near_universal_tags(tags([[1, 1, -1]] * 18 + [[0, 1, -1]]), ["a", "b", "c"]) == {"b": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -188,23 +188,23 @@ def test_nearly_everywhere() -> None:
     ],
 )
 def test_meaningless(rows: list[list[int]], readable: list[int], words: str | None) -> None:
-    found = meaningless(tags(rows).reshape(len(rows), 2), ["dog", "cat"], readable)
+    found = untrainable_reasons(tags(rows).reshape(len(rows), 2), ["dog", "cat"], readable)
     assert found == () if words is None else words in found[0]
 
 
 def test_a_set_without_classes_or_photos(source: Path) -> None:
     empty = BagSet(name="none", classes=("background",), bags=(), tags_from="none")
     report = check_source(empty, progress=False)
-    assert report.meaningless == ("there are no photos",)
+    assert report.untrainable_reasons == ("there are no photos",)
     assert report.training is None
-    assert "meaningless: there are no photos" in report.text()
+    assert "untrainable_reasons: there are no photos" in report.text()
     bare = BagSet(
         name="bare",
         classes=("background",),
         bags=tuple(Bag(name=n, photo=source / f"{n}.jpg", tags=(1,)) for n in "abc"),
         tags_from="none",
     )
-    assert check_source(bare, progress=False, backbone=None).meaningless == ("no photo has a tag",)
+    assert check_source(bare, progress=False, backbone=None).untrainable_reasons == ("no photo has a tag",)
 
 
 def test_photos_that_are_gone(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_photos_that_are_gone(tmp_path: Path) -> None:
         BagSet(name="x", classes=("background", "k"), bags=bags, tags_from="tag file"), progress=False
     )
     assert len(report.unreadable) == 200
-    assert report.meaningless == ("none of the 200 photos can be read; at least 2 are needed",)
+    assert report.untrainable_reasons == ("none of the 200 photos can be read; at least 2 are needed",)
     assert "and 190 more" in report.text()
 
 

@@ -86,7 +86,7 @@ def test_the_files_say_what_they_are_and_everyone_may_read_them(folder: Path) ->
             "scales": [1.0],
             "flip": False,
             "prior": 0.0,
-            "walk": 0,
+            "random_walk": 0,
             "refine": "none",
             "refine_side": 512,
         },

@@ -16,7 +16,7 @@ from milseg.data.bags import Bag, BagSet
 from milseg.data.image import normalise
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
-from milseg.training.feature_standardizer import LEAST, Standardiser
+from milseg.training.feature_standardizer import LEAST, FeatureStandardizer
 from milseg.training.trainer import BIAS_RATE, fit
 
 CONFIG = TrainConfig(
@@ -28,7 +28,7 @@ CONFIG = TrainConfig(
     weight_decay=0.0,
     warmup=3,
     schedule="linear",
-    standardise=True,
+    standardize_features=True,
 )
 
 
@@ -62,13 +62,13 @@ def features(model: FCN, bag: Bag) -> torch.Tensor:
         return model.head(model.body(normalise(bag.photo)[None]))[0].flatten(1).double()
 
 
-def measured(model: FCN, found: BagSet, *, longest_side: int | None = None) -> Standardiser:
-    standard = Standardiser(model.score_layer.in_channels, bias_rate=BIAS_RATE)
+def measured(model: FCN, found: BagSet, *, longest_side: int | None = None) -> FeatureStandardizer:
+    standard = FeatureStandardizer(model.score_layer.in_channels, bias_rate=BIAS_RATE)
     standard.measure(model, found.bags, longest_side=longest_side)
     return standard
 
 
-def explicit(model: FCN, standard: Standardiser) -> FCN:
+def explicit(model: FCN, standard: FeatureStandardizer) -> FCN:
     """The same scores from a batch norm with these statistics in front of the score layer."""
     rows, biases = model.score_layer.weight.detach().flatten(1), model.score_layer.bias.detach()
     norm = nn.BatchNorm2d(len(standard.mean), affine=False, eps=0.0)
@@ -87,11 +87,11 @@ def test_the_steps_are_those_of_a_network_that_standardises(limit: float | None,
     slow = explicit(other, measured(other, bags()))
     plain = network()
     found = fit(model, bags(), config, progress=False)
-    expected = fit(slow, bags(), replace(config, standardise=False), progress=False)
+    expected = fit(slow, bags(), replace(config, standardize_features=False), progress=False)
     assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-4)
     photo = normalise(bags().bags[0].photo)[None]
     torch.testing.assert_close(model(photo), slow(photo), rtol=1e-3, atol=1e-4)
-    fit(plain, bags(), replace(config, standardise=False), progress=False)
+    fit(plain, bags(), replace(config, standardize_features=False), progress=False)
     assert float((model(photo) - plain(photo)).detach().abs().max()) > 0.01  # steps in W and b are others
 
 

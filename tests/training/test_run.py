@@ -31,7 +31,7 @@ from milseg.evaluation.tag_precision import TagScores
 from milseg.inference.segmenter import load
 from milseg.models.backbones import BACKBONES, build_fcn
 from milseg.models.fcn import evaluating
-from milseg.training.recipes import train_recipe
+from milseg.training.recipes import find_recipe
 from milseg.training.run import train_run
 
 if TYPE_CHECKING:
@@ -392,7 +392,7 @@ def test_resuming_a_run_that_is_done_changes_no_weights(source: Path) -> None:
         ({"output_stride": 2}, "output_stride was 4, is 2"),
         ({"rounds": 1}, "rounds was 0, is 1"),
         ({"refine": "crf"}, "refine of inference was 'none', is 'crf'"),
-        ({"walk": 2}, "walk of inference was 0, is 2"),
+        ({"random_walk": 2}, "walk of inference was 0, is 2"),
     ],
 )
 def test_resuming_with_other_settings_is_refused(source: Path, change: dict[str, Any], told: str) -> None:
@@ -532,8 +532,8 @@ def test_networks_without_batch_norm_learn_as_from_standardised_features(name: s
         ended_by_norm = any(
             isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in build_fcn(backbone, 3).modules()
         )
-        stages = train_recipe(name, backbone).stages
-        assert {stage.standardise for stage in stages} == {not ended_by_norm}, backbone
+        stages = find_recipe(name, backbone).stages
+        assert {stage.standardize_features for stage in stages} == {not ended_by_norm}, backbone
 
 
 def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:
@@ -625,7 +625,7 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     assert [stage["mask_weight"] for stage in plan["stages"]] == [0.0, 1.0, 1.0]
     assert {stage["frozen_stride"] for stage in plan["stages"]} == {0}  # no weights: nothing to keep
     for number in (1, 2):
-        masks = sorted((whole / "own-masks" / f"round-{number}").rglob("*.png"))
+        masks = sorted((whole / "pseudo-labels" / f"round-{number}").rglob("*.png"))
         assert len(masks) == 5  # those to learn from; none is held out
     rows = json.loads((whole / "selection.json").read_text())
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -635,9 +635,9 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     spec = load(whole).spec
     assert spec.inference.flip
     assert spec.inference.refine.startswith("crf(")
-    assert spec.inference.walk == plan["own"]["walk"] == 2
+    assert spec.inference.random_walk == plan["own"]["random_walk"] == 2
 
-    look, seen = training_run._Looker.look, []
+    look, seen = training_run.ModelSelector.look, []
 
     def stop(self: Any, stage: int, *args: Any) -> None:
         seen.append(stage)
@@ -645,11 +645,11 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
             raise KeyboardInterrupt
         look(self, stage, *args)
 
-    monkeypatch.setattr(training_run._Looker, "look", stop)
+    monkeypatch.setattr(training_run.ModelSelector, "look", stop)
     with pytest.raises(KeyboardInterrupt):
         run(source, "halves", **changes)
     assert seen == [0, 0, 0, 0, 0, 1]
-    monkeypatch.setattr(training_run._Looker, "look", look)
+    monkeypatch.setattr(training_run.ModelSelector, "look", look)
     halves = run(source, "halves", resume=True, **changes)
     for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
         left, right = load_file(whole / name), load_file(halves / name)
@@ -657,7 +657,7 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
         assert all(torch.equal(left[key], right[key]) for key in left), name
     # Starting anew leaves nothing of the earlier run's masks to be taken for its own.
     run(source, "halves", overwrite=True, **{**changes, "recipe": "fast", "max_steps": 1, "rounds": None})
-    assert not list((halves / "own-masks").rglob("*.png"))
+    assert not list((halves / "pseudo-labels").rglob("*.png"))
     assert not (halves / "rounds" / "1" / "checkpoint.safetensors").exists()
 
 
@@ -670,15 +670,15 @@ def test_own_masks_without_the_tags_are_not_learned_from(
         """Photos with a dog show it; photos with a cat show background."""
         return np.full(photo.shape[:2], 2 if tags[2] == PRESENT else 0, dtype=np.uint8)
 
-    monkeypatch.setattr("milseg.training.pseudo_labels.own_mask", mask)
+    monkeypatch.setattr("milseg.training.pseudo_labels.pseudo_label", mask)
     for more in ({}, {"resume": True}):
         out = run(source, **changes, **more)
         told = capsys.readouterr().err
-        assert len(list((out / "own-masks" / "round-1").rglob("*.png"))) == 5
+        assert len(list((out / "pseudo-labels" / "round-1").rglob("*.png"))) == 5
         found = "milseg: round 1 and later ones are left out: of the tags of 5 photos their own masks show "
         assert found in told
         assert not (out / "rounds").exists()
-        assert not (out / "own-masks" / "round-2").exists()
+        assert not (out / "pseudo-labels" / "round-2").exists()
         assert [row["step"] for row in json.loads((out / "selection.json").read_text())] == [1, 2, 3, 4, 5]
         card = (out / "README.md").read_text()
         assert "Trained with rule weighted-pooling, 5 steps of 2; learning rate" in card
@@ -695,12 +695,12 @@ def test_a_refiner_that_takes_the_tags_away_is_left_out_unless_it_was_asked_for(
 ) -> None:
     monkeypatch.setattr(
         training_run,
-        "bearable",
+        "drop_harmful_refinement",
         lambda model, spec, found, bags: (replace(found, refine="none"), ["so it is"]),
     )
     out = run(source, recipe="fast", refine=asked)
     spec = load(out).spec
-    assert spec.inference.walk == 2
+    assert spec.inference.random_walk == 2
     assert (spec.inference.refine == "none") == (asked is None)
     assert ("milseg: so it is" in capsys.readouterr().err) == (asked is None)
     assert ("\n\n- so it is\n" in (out / "README.md").read_text()) == (asked is None)
@@ -790,18 +790,18 @@ def test_a_run_from_before_there_was_a_precision_goes_on(source: Path) -> None:
 
 def test_a_signal_in_a_run_stops_it_and_resume_goes_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(source, "whole", flip=True)
-    look = training_run._Looker.look
+    look = training_run.ModelSelector.look
 
     def ask(self: Any, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
         if step == 1:
             signal.raise_signal(signal.SIGTERM)
         look(self, stage, before, config, step, loss)
 
-    monkeypatch.setattr(training_run._Looker, "look", ask)
+    monkeypatch.setattr(training_run.ModelSelector, "look", ask)
     with pytest.raises(Stopped, match="after 2 of 4 steps"):
         run(source, "halves", flip=True)
     assert [row["step"] for row in rows_of(source.parent / "halves")] == [1, 2]
-    monkeypatch.setattr(training_run._Looker, "look", look)
+    monkeypatch.setattr(training_run.ModelSelector, "look", look)
     halves = run(source, "halves", flip=True, resume=True)
     assert same_weights(whole / "checkpoint.safetensors", halves / "checkpoint.safetensors")
     assert rows_of(whole) == rows_of(halves)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from milseg.utils.parallel import ahead
+from milseg.utils.parallel import prefetch_map
 
 
 def test_results_come_in_order_whatever_finishes_first() -> None:
@@ -13,7 +13,7 @@ def test_results_come_in_order_whatever_finishes_first() -> None:
         time.sleep(0.02 if number % 3 == 0 else 0)
         return -number
 
-    assert list(ahead(slow_first, range(20), workers=3)) == [(number, -number) for number in range(20)]
+    assert list(prefetch_map(slow_first, range(20), workers=3)) == [(number, -number) for number in range(20)]
 
 
 def test_no_more_is_begun_than_was_asked_for() -> None:
@@ -24,7 +24,7 @@ def test_no_more_is_begun_than_was_asked_for() -> None:
             taken.append(number)
             yield number
 
-    for read, _ in enumerate(ahead(abs, numbers(), workers=2, waiting=1)):  # type: ignore[arg-type]
+    for read, _ in enumerate(prefetch_map(abs, numbers(), workers=2, waiting=1)):  # type: ignore[arg-type]
         assert len(taken) <= read + 4
 
 
@@ -41,7 +41,7 @@ def test_costly_items_go_alone() -> None:
         return cost
 
     costs = [1, 1, 9, 2, 30, 3, 3, 3, 3]
-    assert [found for _, found in ahead(work, costs, workers=4, cost=lambda c: c, most=10)] == costs
+    assert [found for _, found in prefetch_map(work, costs, workers=4, cost=lambda c: c, most=10)] == costs
     assert most[0] == 30
 
 
@@ -52,12 +52,12 @@ def test_a_mistake_comes_out_at_its_turn_and_closing_ends_the_work() -> None:
         started.append(number)
         return 1 / (number - 3)
 
-    results = ahead(work, range(100), workers=2, waiting=0)
+    results = prefetch_map(work, range(100), workers=2, waiting=0)
     assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
         next(results)
     before = threading.active_count()
-    results = ahead(abs, range(100), workers=2)
+    results = prefetch_map(abs, range(100), workers=2)
     next(results)
     results.close()
     assert threading.active_count() == before

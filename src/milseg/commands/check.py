@@ -10,7 +10,7 @@ from milseg.data.sources.open import open_source_of
 from milseg.errors import UserError
 from milseg.training.check import check_source
 from milseg.training.plan import LONGEST_SIDE
-from milseg.training.recipes import train_recipe
+from milseg.training.recipes import find_recipe
 from milseg.utils.devices import keep_freed_memory, pick_device
 
 
@@ -18,7 +18,7 @@ def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
     keep_freed_memory()  # as training does, whose time is estimated
     bags = open_source_of(options)
-    recipe = train_recipe("best", options.backbone)
+    recipe = find_recipe("best", options.backbone)
     if options.max_steps is not None:
         recipe = recipe.with_steps(options.max_steps)
     report = check_source(
@@ -32,5 +32,5 @@ def check(options: CheckOptions) -> None:
         mapping=options.mapping,
     )
     print(json.dumps(report.to_json(), indent=2) if options.json else report.text())
-    if report.meaningless:
-        raise UserError("training would be meaningless: " + "; ".join(report.meaningless))
+    if report.untrainable_reasons:
+        raise UserError("training would be untrainable_reasons: " + "; ".join(report.untrainable_reasons))

@@ -9,10 +9,10 @@ import torch
 
 from milseg.config import READINGS, EvaluateOptions
 from milseg.config.source import ShardReading
-from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.data.sources.ground_truth import read_labels
 from milseg.data.sources.tag_file import read_ids
-from milseg.distributed.collectives import joined
+from milseg.distributed.collectives import process_group
 from milseg.distributed.launch import is_first
 from milseg.errors import UserError, unknown_name
 from milseg.evaluation.confusion import Scores
@@ -31,7 +31,7 @@ def evaluate(options: EvaluateOptions) -> None:
         scores, about = _evaluate_folders(options)
     elif all(model) and not options.pred:
         _refuse(options, ("labels", "names"), "--pred")
-        with joined(options.device) as device:
+        with process_group(options.device) as device:
             scores, about = _evaluate_model(options, device)
     else:
         raise UserError(
@@ -78,7 +78,7 @@ def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Sco
             "--truth-labels goes with --truth alone; leave it out, or give the folder of true masks"
         )
     model, spec = load_model(local_folder(options.model))
-    bags = bags_to_score(
+    bags = evaluation_bags(
         options.source,
         spec.classes,
         truth=options.truth,

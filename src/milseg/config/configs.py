@@ -12,7 +12,7 @@ SCHEDULES = ("constant", "linear")
 READINGS = ("scores", "labels")
 PRECISIONS = ("float32", "bfloat16", "float16")
 # What a run had before there was a choice: its files do not say.
-EARLIER = {"precision": "float32", "standardise": False}
+EARLIER = {"precision": "float32", "standardize_features": False}
 # What a run may go on with otherwise than it began.
 ROUNDING_ONLY = ("accumulate", "compile")
 
@@ -29,7 +29,8 @@ class TrainConfig:
         score_rate: times the learning rate, for the score layer.
         momentum: of SGD.
         weight_decay: on weights, not on biases.
-        standardise: let the score layer learn as if its features had mean 0 and deviation 1; for networks that no batch
+        standardize_features: let the score layer learn as if its features had mean 0 and deviation 1; for networks
+            that no batch
             norm ends, see `milseg.training.feature_standardizer`.
         schedule: "constant", or "linear" down to 0 at the last step.
         longest_side: larger photos are made this small while training, pixels; none keeps their own size.
@@ -58,7 +59,7 @@ class TrainConfig:
     score_rate: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    standardise: bool = False
+    standardize_features: bool = False
     schedule: str = "constant"
     longest_side: int | None = None
     flip: bool = False
@@ -105,7 +106,7 @@ class InferenceConfig:
         flip: also see it mirrored.
         prior: how strongly the photo's predicted tags weigh its map; 0 does not, 1 multiplies each class by its
             probability.
-        walk: steps of a random walk among places that look alike to the network, before the refiner; 0 for none.
+        random_walk: steps of a random walk among places that look alike to the network, before the refiner; 0 for none.
         refine: none, or a refiner with its options, such as crf or crf(iterations=5).
         refine_side: the refiner sees larger photos made this small, pixels.
     """
@@ -113,7 +114,7 @@ class InferenceConfig:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     prior: float = 0.0
-    walk: int = 0
+    random_walk: int = 0
     refine: str = "none"
     refine_side: int = 512
 
@@ -122,8 +123,8 @@ class InferenceConfig:
             raise UserError(f"scales are {self.scales}; expected one or more numbers from 0.1 to 8")
         if not 0 <= self.prior <= 10:
             raise UserError(f"prior is {self.prior}; expected 0 (none) to 10")
-        if not 0 <= self.walk <= 100:
-            raise UserError(f"walk is {self.walk}; expected 0 (none) to 100 steps")
+        if not 0 <= self.random_walk <= 100:
+            raise UserError(f"random_walk is {self.random_walk}; expected 0 (none) to 100 steps")
         if self.refine_side < 16:
             raise UserError(f"refine_side is {self.refine_side}; expected 16 or more pixels")
 

@@ -20,8 +20,8 @@ class PredictOptions:
             photo are ruled out there. The result says so.
         tags_are: complete (a tag that is not there is absent) or partial (it may be there).
         ignore_unknown_tags: skip known tags that the model has no class for.
-        adjust: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
-        walk: steps of the walk among places that look alike, in place of the model's own; 0 for none, which is quicker.
+        class_bias: more or less of single classes, such as cat=1,dog=-0.5; 1 makes a class e times as likely.
+        random_walk: steps of the random walk by affinity, in place of the model's own; 0 for none, which is quicker.
         refine: a refiner in place of the model's own, such as crf; or none, which is quicker.
         scales: sizes at which the network sees each photo, in place of the model's own, such as 1,1.5.
         longest_side: the network sees larger photos made this small, pixels, in place of the model's own; 0 shows them
@@ -46,8 +46,8 @@ class PredictOptions:
     tags: Path | None = None
     tags_are: str = "complete"
     ignore_unknown_tags: bool = False
-    adjust: str | None = None
-    walk: int | None = None
+    class_bias: str | None = None
+    random_walk: int | None = None
     refine: str | None = None
     scales: tuple[float, ...] | None = None
     longest_side: int | None = None

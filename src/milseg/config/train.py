@@ -49,7 +49,7 @@ class TrainOptions(SourceOptions):
             parentheses.
         rounds: how often the network learns from its own masks after the rule; none takes the recipe's, if those masks
             show the tags.
-        walk: steps of the walk among places that look alike, in place of the recipe's; 0 for none.
+        random_walk: steps of the random walk by affinity, in place of the recipe's; 0 for none.
         refine: what the masks are refined by: none, or a refiner's name; none given takes the recipe's, if it leaves
             the tags in the masks.
         frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
@@ -85,7 +85,7 @@ class TrainOptions(SourceOptions):
     recipe: str | None = None
     rule: str | None = None
     rounds: int | None = None
-    walk: int | None = None
+    random_walk: int | None = None
     refine: str | None = None
     frozen_stride: int | None = None
     max_steps: int | None = None

@@ -30,10 +30,10 @@ def tag_matrix(bag_set: BagSet) -> Tags:
     return matrix[:, 1:] if _has_background(bag_set) else matrix
 
 
-def never_apart(tags: Tags, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def inseparable_tags(tags: Tags, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Groups of tags that come together somewhere, and of which no bag has one present and another absent.
 
-    >>> never_apart(np.array([[1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=np.int8), ["cat", "tail", "dog"])
+    >>> inseparable_tags(np.array([[1, 1, 0], [0, 0, 1], [1, 1, 1]], dtype=np.int8), ["cat", "tail", "dog"])
     (('cat', 'tail'),)
     """
     # Counts are exact in float64, whose product is far quicker than that of integers.
@@ -51,7 +51,7 @@ def never_apart(tags: Tags, names: Sequence[str]) -> tuple[tuple[str, ...], ...]
     return tuple(tuple(names[i] for i in group) for group in groups if len(group) > 1)
 
 
-def nearly_everywhere(tags: Tags, names: Sequence[str]) -> dict[str, float]:
+def near_universal_tags(tags: Tags, names: Sequence[str]) -> dict[str, float]:
     """Tags on `NEARLY_ALL` or more of the bags of which it is known whether they have them."""
     present, known = (tags == PRESENT).sum(0), (tags != UNKNOWN).sum(0)
     shares = present / np.maximum(known, 1)
@@ -62,7 +62,7 @@ def nearly_everywhere(tags: Tags, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def meaningless(tags: Tags, names: Sequence[str], readable: Sequence[int]) -> tuple[str, ...]:
+def untrainable_reasons(tags: Tags, names: Sequence[str], readable: Sequence[int]) -> tuple[str, ...]:
     """Why training on these would teach nothing; empty where it may teach something."""
     if not len(tags):
         return ("there are no photos",)

@@ -35,7 +35,7 @@ BUCKET = 6_000_000  # numbers that are sent at once, 24 MB
 T = TypeVar("T")
 
 
-class Agreed(UserError):
+class SharedError(UserError):
     """A mistake that one process met and all were told."""
 
 
@@ -59,7 +59,7 @@ def is_main() -> bool:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[torch.device]:
+def process_group(device: str) -> Iterator[torch.device]:
     """Meet the other processes, where there are any; gives the device of this one.
 
     On the way out by an exception one process tells the reason: the first where all were told, else the one that met
@@ -89,7 +89,7 @@ def joined(device: str) -> Iterator[torch.device]:
             sys.stderr.flush()
             # Everything is closed by now but gloo's threads, which may abort an interpreter that waits for them.
             os._exit(1)
-        status = {Agreed: 2, Stopped: STOPPED_STATUS, KeyboardInterrupt: 130}.get(type(error))
+        status = {SharedError: 2, Stopped: STOPPED_STATUS, KeyboardInterrupt: 130}.get(type(error))
         if status is not None and not is_main():
             raise SystemExit(status) from None
         raise
@@ -126,7 +126,7 @@ def _meet(device: torch.device) -> None:
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -138,14 +138,14 @@ def _heard() -> Iterator[None]:
 
 
 @contextmanager
-def agreed() -> Iterator[None]:
+def errors_on_all_ranks() -> Iterator[None]:
     """All processes leave this block, or none: a mistake that one of them meets in it is raised in all.
 
     Also a barrier. No process may be inside another exchange while it waits here, so a block holds either work of
     its own or exchanges that all take part in.
 
     Raises:
-        Agreed: the first process's mistake; the mistake itself where there is one process.
+        SharedError: the first process's mistake; the mistake itself where there is one process.
     """
     mistake: UserError | None = None
     try:
@@ -156,7 +156,7 @@ def agreed() -> Iterator[None]:
         mistake = error
     if any_of(mistake is not None):
         told = gathered(None if mistake is None else str(mistake))
-        raise Agreed(next(words for words in told if words is not None)) from mistake
+        raise SharedError(next(words for words in told if words is not None)) from mistake
 
 
 def any_of(flag: bool) -> bool:
@@ -183,7 +183,7 @@ def total(number: float) -> float:
 
 def _exchanged(values: torch.Tensor, by: Any) -> list[Any]:
     if by is not None:
-        with _heard():
+        with _peer_errors():
             dist.all_reduce(values, op=by)
     found: list[Any] = values.tolist()
     return found
@@ -194,7 +194,7 @@ def gathered(value: T) -> list[T]:
     found: list[Any] = [value]
     if size() > 1:
         found = [None] * size()
-        with _heard():
+        with _peer_errors():
             dist.all_gather_object(found, value)
     return found
 
@@ -215,12 +215,12 @@ def same_everywhere(value: str, what: str) -> None:
     """Stop where the processes would train on different things.
 
     Raises:
-        Agreed: a process has another value.
+        SharedError: a process has another value.
     """
     values = gathered(value)
     others = [number for number, found in enumerate(values) if found != values[0]]
     if others:
-        raise Agreed(
+        raise SharedError(
             f"process {others[0]} finds other {what} than process 0; every machine needs the same ones"
         )
 
@@ -229,10 +229,10 @@ def seen_by_all(path: Path) -> None:
     """Wait until every process sees the file that the first has written before it came here.
 
     Raises:
-        Agreed: one does not, after `SEEN_WITHIN` seconds.
+        SharedError: one does not, after `SEEN_WITHIN` seconds.
     """
     any_of(False)  # until it is written
-    with agreed():
+    with errors_on_all_ranks():
         until = time.monotonic() + SEEN_WITHIN
         while not path.exists():
             if time.monotonic() > until:
@@ -243,10 +243,10 @@ def seen_by_all(path: Path) -> None:
             time.sleep(0.5)
 
 
-def share(count: int) -> slice:
+def rank_slice(count: int) -> slice:
     """Which of `count` things in a row are this process's; the shares differ by one at most.
 
-    >>> share(5)
+    >>> rank_slice(5)
     slice(0, 5, None)
     """
     return slice(rank() * count // size(), (rank() + 1) * count // size())
@@ -255,7 +255,7 @@ def share(count: int) -> slice:
 def same_start(tensors: Iterable[torch.Tensor]) -> None:
     """Every process takes over the first one's values."""
     if size() > 1:
-        with _heard(), torch.no_grad():
+        with _peer_errors(), torch.no_grad():
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
@@ -265,7 +265,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     if size() == 1:
         return
     sent = []
-    with _heard():
+    with _peer_errors():
         for bucket in _buckets([p.grad for p in parameters if p.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
@@ -286,17 +286,17 @@ def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         yield bucket
 
 
-def whole_batch(own: torch.Tensor, count: int) -> torch.Tensor:
-    """The rows of all processes, [count, ...], from this one's `share(count)` of them.
+def all_gather_rows(own: torch.Tensor, count: int) -> torch.Tensor:
+    """The rows of all processes, [count, ...], from this one's `rank_slice(count)` of them.
 
     The gradient flows to one's own rows alone. With the same function of the whole in every process that is all it
     takes: the others find theirs.
     """
     if size() == 1:
         return own
-    rows = share(count)
+    rows = rank_slice(count)
     whole = own.new_zeros(count, *own.shape[1:])
     whole[rows] = own.detach()
-    with _heard():
+    with _peer_errors():
         dist.all_reduce(whole)
     return torch.cat([whole[: rows.start], own, whole[rows.stop :]])

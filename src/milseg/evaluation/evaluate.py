@@ -24,7 +24,7 @@ from milseg.evaluation.confusion import Evaluation, Scores
 from milseg.inference.score_map import masks_from_scores, photo_scores
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 
 
 def evaluate_folder(
@@ -132,9 +132,9 @@ def evaluate_model(
     Raises:
         UserError: no photos, or a photo without a mask.
     """
-    network = folded(model.eval())
+    network = fused(model.eval())
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
-    with collectives.agreed():
+    with collectives.errors_on_all_ranks():
         for photo, truth in _photos_and_truth(bags, progress):
             size = (photo.shape[0], photo.shape[1])
             scores, seen = photo_scores(network, photo, longest_side=longest_side)
@@ -160,7 +160,7 @@ def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = T
             f"{bags.name}: its classes are {', '.join(bags.classes)}, the model's {', '.join(segmenter.classes)}"
         )
     evaluation = Evaluation(bags.classes)
-    with collectives.agreed():
+    with collectives.errors_on_all_ranks():
         for photo, truth in _photos_and_truth(bags, progress):
             evaluation.update(segmenter.segment(photo).mask, truth)
     return _of_all(evaluation).compute(unscored=_never_shown(bags))
@@ -178,7 +178,7 @@ def _photos_and_truth(bags: BagSet, progress: bool) -> Iterator[tuple[UInt8, UIn
     """This process's share of the set."""
     if not len(bags):
         raise UserError(f"{bags.name}: no photos to score")
-    mine = bags.bags[collectives.share(len(bags))]
+    mine = bags.bags[collectives.rank_slice(len(bags))]
     quiet = not progress or not collectives.is_main()
     for bag in tqdm(mine, desc=f"score on {bags.name}", unit="photo", disable=quiet):
         photo = load_photo(bag)

@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score
 from milseg.data.bags import PRESENT, UNKNOWN, BagSet, load_photo
 from milseg.inference.score_map import photo_scores
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
-from milseg.utils.parallel import ahead
+from milseg.models.fuse import fused
+from milseg.utils.parallel import prefetch_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +67,9 @@ def average_precisions(
 
 def score_tags(model: FCN, bags: BagSet, *, longest_side: int | None = None) -> TagScores:
     """Score the model's tags on a set; opens photos, never masks. The model is left in evaluation mode."""
-    network = folded(model.eval())
+    network = fused(model.eval())
     rows, shares = [], np.zeros(len(bags.classes))
-    for _, photo in ahead(load_photo, bags.bags, workers=1):
+    for _, photo in prefetch_map(load_photo, bags.bags, workers=1):
         scores, _ = photo_scores(network, photo, longest_side=longest_side)
         rows.append(photo_tag_scores(scores))
         top = scores.argmax(dim=1).flatten().cpu().numpy()

@@ -17,7 +17,7 @@ from milseg.data.bags import BagSet, load_mask, load_photo
 from milseg.evaluation.confusion import Evaluation
 from milseg.inference.score_map import photo_scores, top_class, upsample
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 
@@ -41,7 +41,7 @@ def cam_scores(
     model: FCN, val: BagSet, *, longest_side: int | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Mean IU at the best threshold, and that threshold; class 0 is the background."""
-    network = folded(model.eval())
+    network = fused(model.eval())
     evaluations = {threshold: Evaluation(val.classes) for threshold in THRESHOLDS}
     for bag in tqdm(val.bags, desc="score maps", unit="photo", disable=not progress):
         photo = load_photo(bag)

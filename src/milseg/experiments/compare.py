@@ -24,7 +24,7 @@ from milseg.experiments.compare_tasks import CAM, Task, digits_task, source_task
 from milseg.inference.model_folder import save_model
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.rules import find_rule
 from milseg.training.calibration import calibrated
 from milseg.training.pseudo_labels import write_own_masks
@@ -147,9 +147,9 @@ def _run(
     rows = [{**row, **_scores(task, model, progress)}]
     for number in range(1, options.rounds + 1 if not masks else 1):
         began = time.monotonic()
-        maker = Segmenter(model, task.spec, inference=task.refine, network=folded(model))
+        maker = Segmenter(model, task.spec, inference=task.refine, network=fused(model))
         bags = write_own_masks(
-            maker, task.train, folder / f"own-masks-{number}", sure=task.sure, progress=progress
+            maker, task.train, folder / f"pseudo-labels-{number}", sure=task.sure, progress=progress
         )
         config = replace(task.round(number), rule=trained, learning_rate=rate, seed=seed)
         fit(
@@ -223,10 +223,10 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
     """Mean IU of each of `STEPS`, and the last one's by class; void excluded, one confusion matrix over the set."""
     if task.val is None:
         return {"mean_iu": dict.fromkeys(STEPS)}
-    views = replace(task.refine, walk=0, refine="none")
+    views = replace(task.refine, random_walk=0, refine="none")
     spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
     weight = 1.0 if spec.prior is not None else 0.0
-    network = folded(model)
+    network = fused(model)
     plain, seen, refined, weighed = (
         Segmenter(model, spec, inference=config, network=network)
         for config in (InferenceConfig(), views, task.refine, replace(task.refine, prior=weight))

@@ -13,7 +13,7 @@ import torch
 from milseg.config import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
 from milseg.data.bags import Bag, BagSet
 from milseg.data.sources.digits import read_digits
-from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
 from milseg.errors import UserError
@@ -63,7 +63,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
     bags, shards = open_source_of(options), ShardReading.of(options)
     val = None
     if options.truth is not None or options.val_split is not None:
-        val = bags_to_score(
+        val = evaluation_bags(
             options.source,
             bags.classes,
             truth=options.truth,
@@ -80,7 +80,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
                 "apart with --split and --val-split"
             )
     if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
-        masked = bags_to_score(
+        masked = evaluation_bags(
             options.source,
             bags.classes,
             truth=options.truth,

@@ -40,7 +40,7 @@ def calibration_photos(photos: Sequence[PhotoFile]) -> list[UInt8]:
     return found
 
 
-def in_eight_bits(proto: Any, photos: Sequence[UInt8]) -> Any:
+def quantize(proto: Any, photos: Sequence[UInt8]) -> Any:
     """The file `proto` (`milseg.export.write.onnx_model`) with its network in 8 bits, as an `onnx.ModelProto`."""
     needed("onnxruntime")
     onnx, tools = needed("onnx"), importlib.import_module("onnxruntime.quantization")

@@ -19,13 +19,13 @@ from milseg.config import ExportOptions
 from milseg.data.image import UInt8
 from milseg.data.sources.photo_inputs import find_photos
 from milseg.errors import UserError
-from milseg.export.int8 import agreement, calibration_photos, in_eight_bits
+from milseg.export.int8 import agreement, calibration_photos, quantize
 from milseg.export.photo_graph import INNER, OUTPUTS, PhotoGraph
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import ModelSpec, load_model, spec_record
 from milseg.inference.onnx_network import FORMAT, needed, quiet
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.utils.files import atomic_path, check_writable, remove_leftovers
 
 OPSET = 18  # the first whose Resize has antialiasing
@@ -47,8 +47,8 @@ def export_run(options: ExportOptions) -> None:
         needed(package)
     photos = calibration_photos(find_photos([options.int8])) if options.int8 else []
     model, spec = load_model(local_folder(options.model))
-    if spec.inference.walk:
-        spec = replace(spec, inference=replace(spec.inference, walk=0))
+    if spec.inference.random_walk:
+        spec = replace(spec, inference=replace(spec.inference, random_walk=0))
         print("Left out: the walk among places that look alike, which needs the network's inner maps.")
     check_writable(options.out.parent)
     for path in written:
@@ -57,7 +57,7 @@ def export_run(options: ExportOptions) -> None:
         if folder.name.startswith(_half_of(options.out)):
             shutil.rmtree(folder, ignore_errors=True)
     if options.int8:
-        write_eight_bits(model, spec, options.out, photos)
+        write_int8(model, spec, options.out, photos)
     else:
         WRITERS[options.format](model, spec, options.out)
 
@@ -85,7 +85,7 @@ def traced(model: FCN, spec: ModelSpec, *, inner: bool = False) -> torch.export.
     """The photo graph by torch.export, for any number of photos of any size."""
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
-    graph = PhotoGraph(folded(model, one_call=False), spec, inner=inner).requires_grad_(False)
+    graph = PhotoGraph(fused(model, one_call=False), spec, inner=inner).requires_grad_(False)
     sizes = {"photo": {0: free, 1: free, 2: free}}
     return torch.export.export(graph, (example,), dynamic_shapes=sizes, strict=False)
 
@@ -136,10 +136,10 @@ def write_onnx(model: FCN, spec: ModelSpec, out: Path) -> None:
         temporary.write_bytes(data)
 
 
-def write_eight_bits(model: FCN, spec: ModelSpec, out: Path, photos: Sequence[UInt8]) -> None:
+def write_int8(model: FCN, spec: ModelSpec, out: Path, photos: Sequence[UInt8]) -> None:
     """An ONNX file whose network computes in 8 bits; says how far its masks of these photos are those in float32."""
     exact = onnx_model(model, spec)
-    rough = in_eight_bits(exact, photos)
+    rough = quantize(exact, photos)
     same, worst = agreement(exact, rough, photos)
     with atomic_path(out) as temporary:
         temporary.write_bytes(rough.SerializeToString())

@@ -29,10 +29,10 @@ from milseg.models.fcn import Layer, map_length
 FORMAT = "1"  # of the metadata that `milseg.export.write` writes
 
 
-def is_exported(place: Path | str) -> bool:
+def is_onnx_file(place: Path | str) -> bool:
     """Whether a model is given as an exported file rather than as a folder.
 
-    >>> is_exported("cats.onnx"), is_exported("runs/cats")
+    >>> is_onnx_file("cats.onnx"), is_onnx_file("runs/cats")
     (True, False)
     """
     path = Path(place)
@@ -59,7 +59,7 @@ class NetworkFacts:
     layers: tuple[Layer, ...]
 
 
-class ExportedNetwork(nn.Module):
+class OnnxNetwork(nn.Module):
     """What prediction asks of a network (`milseg.inference.tiling.Network`), computed by ONNX Runtime on the CPU."""
 
     def __init__(self, session: Any, facts: NetworkFacts, classes: int) -> None:
@@ -88,7 +88,7 @@ class ExportedNetwork(nn.Module):
         return scores
 
 
-def load_exported(path: Path) -> tuple[ExportedNetwork, ModelSpec]:
+def load_onnx_network(path: Path) -> tuple[OnnxNetwork, ModelSpec]:
     """The network and the settings of an ONNX file that `milseg export` wrote.
 
     Raises:
@@ -126,7 +126,7 @@ def load_exported(path: Path) -> tuple[ExportedNetwork, ModelSpec]:
         session = cpu_session(inside)
     except Exception as error:  # nor have onnxruntime's
         raise UserError(f"{path}: {damaged} ({_short(error)})") from None
-    return ExportedNetwork(session, facts, len(spec.classes)), spec
+    return OnnxNetwork(session, facts, len(spec.classes)), spec
 
 
 def _facts(record: dict[str, Any]) -> NetworkFacts:

@@ -25,7 +25,7 @@ from milseg.distributed.launch import launched
 from milseg.errors import UserError
 from milseg.inference.hub import local_folder
 from milseg.inference.merging import FOLDER, Shard, merge, parse_shard, shard_folders
-from milseg.inference.onnx_network import is_exported
+from milseg.inference.onnx_network import is_onnx_file
 from milseg.inference.prediction_files import (
     LABELS,
     LEDGER,
@@ -36,17 +36,17 @@ from milseg.inference.prediction_files import (
 )
 from milseg.inference.segmenter import Segmentation, Segmenter, load
 from milseg.utils.files import claim_folder, remove_halves, write_json
-from milseg.utils.parallel import ahead, one_thread, processors
+from milseg.utils.parallel import one_thread, prefetch_map, processors
 
 SHOWN = 10
 # Photos that are decoded at once hold no more pixels together, or there is one alone.
 PIXELS_AT_ONCE = 64_000_000
 
 
-def parse_adjust(text: str | None) -> dict[str, float]:
+def parse_class_bias(text: str | None) -> dict[str, float]:
     """Class adjustments from `cat=1,dog=-0.5`.
 
-    >>> parse_adjust("cat=1,dog=-0.5")
+    >>> parse_class_bias("cat=1,dog=-0.5")
     {'cat': 1.0, 'dog': -0.5}
     """
     amounts = {}
@@ -57,7 +57,7 @@ def parse_adjust(text: str | None) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not name.strip():
-            raise UserError(f"--adjust {part!r}: expected CLASS=NUMBER, as in cat=1,dog=-0.5")
+            raise UserError(f"--class-bias {part!r}: expected CLASS=NUMBER, as in cat=1,dog=-0.5")
     return amounts
 
 
@@ -87,7 +87,7 @@ def predict_run(options: PredictOptions, *, progress: bool = True) -> dict[str, 
     """
     if options.shard and launched():
         raise UserError("--shard under torchrun: the processes share the photos by themselves; leave it out")
-    with preemption.heeding(), preemption.deferred(), collectives.joined(options.device) as device:
+    with preemption.heeding(), preemption.deferred(), collectives.process_group(options.device) as device:
         job = prepare_run(options, device)
         if collectives.size() > 1:
             return _together(job, progress=progress and collectives.is_main())
@@ -112,25 +112,29 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
     if options.shard:
         parse_shard(options.shard)
     photos = find_photos(options.inputs, ShardReading.of(options))
-    adjust = parse_adjust(options.adjust)
+    class_bias = parse_class_bias(options.class_bias)
     formats = list(dict.fromkeys(("png", *options.format)))
     kinds = [writer_class(name) for name in formats]
     check_photos(((photo.name, photo.below) for photo in photos), kinds)
     folder = local_folder(options.model)
     # An exported file runs on the CPU, whatever auto finds.
-    on_cpu = is_exported(folder) and options.device == "auto"
+    on_cpu = is_onnx_file(folder) and options.device == "auto"
     loaded = load(folder, device="cpu" if on_cpu else str(device))
     spec = loaded.spec
     if options.longest_side is not None:
         spec = replace(spec, longest_side=options.longest_side or None)
-    inference = overridden(loaded.inference, walk=options.walk, refine=options.refine, scales=options.scales)
-    segmenter = Segmenter(loaded.model, spec, inference=inference, adjust=adjust, network=loaded.network)
+    inference = overridden(
+        loaded.inference, random_walk=options.random_walk, refine=options.refine, scales=options.scales
+    )
+    segmenter = Segmenter(
+        loaded.model, spec, inference=inference, class_bias=class_bias, network=loaded.network
+    )
     given = _known_tags(options, segmenter.classes, photos).allowed
     header: dict[str, Any] = {
-        "model": _digest(folder if is_exported(folder) else folder / "model.safetensors"),
+        "model": _digest(folder if is_onnx_file(folder) else folder / "model.safetensors"),
         "tags": _tags_record(options),
-        "adjust": adjust,
-        "walk": options.walk,
+        "class_bias": class_bias,
+        "random_walk": options.random_walk,
         "refine": options.refine,
         "scales": list(options.scales) if options.scales else None,
     }
@@ -149,23 +153,23 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
 def _together(job: Run, *, progress: bool) -> dict[str, int]:
     """This process's part of a run of several; the first one merges when all have done theirs."""
     options = job.options
-    with collectives.agreed():
+    with collectives.errors_on_all_ranks():
         if collectives.is_main():
             _claim_whole(job)
     there = _done_in(options.out, job.formats)
     shard = Shard(collectives.rank() + 1, collectives.size())
     mine = [photo for photo in job.photos if photo.name not in there and shard.holds(photo.below)]
     out = shard.folder(options.out)
-    with collectives.agreed():
+    with collectives.errors_on_all_ranks():
         out.mkdir(parents=True, exist_ok=True)
         counts = predict_photos(job, mine, out, resume=True, progress=progress, all_may_fail=True)
     counts = {name: sum(part[name] for part in collectives.gathered(counts)) for name in counts}
-    with collectives.agreed():
+    with collectives.errors_on_all_ranks():
         if collectives.is_main():
             order = {photo.name: number for number, photo in enumerate(job.photos)}
             merge(shard_folders(options.out), options.out, order=order)
     if counts["failed"] and counts["failed"] == len(job.photos):
-        raise collectives.Agreed(f"none of {len(job.photos)} photos could be read; failed.csv says why")
+        raise collectives.SharedError(f"none of {len(job.photos)} photos could be read; failed.csv says why")
     counts["earlier"] += len(there)
     return {**counts, "photos": len(job.photos)}
 
@@ -194,7 +198,7 @@ def predict_photos(
         rows = Ledger(out / ".parts" / LEDGER, job.header, resume=resume)
         stack.enter_context(closing(rows))
         todo = [photo for photo in photos if not _finished(photo, writers, rows)]
-        results = ahead(
+        results = prefetch_map(
             partial(_segment, job),
             fetched(todo),
             workers=options.workers or processors(),

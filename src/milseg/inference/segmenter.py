@@ -26,13 +26,13 @@ from milseg.data.masks import class_counts, overlay
 from milseg.errors import UserError, unknown_name
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import ModelSpec, load_model
-from milseg.inference.onnx_network import ExportedNetwork, is_exported, load_exported
+from milseg.inference.onnx_network import OnnxNetwork, is_onnx_file, load_onnx_network
 from milseg.inference.prior import apply_prior
 from milseg.inference.score_map import masks_from_scores, upsample
 from milseg.inference.tiling import Network
-from milseg.inference.tta import ScoreMap, likeness, look, walk
+from milseg.inference.tta import ScoreMap, affinity, look, walk
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.refine import find_refiner
 from milseg.utils.devices import pick_device
 
@@ -92,7 +92,7 @@ class Segmenter:
     Args:
         model, spec: as `milseg.inference.model_folder.load_model` gives them; the model on the device to compute on.
         inference: how maps become masks, in place of the spec's own.
-        adjust: for some classes a number added to their scores before the top class is taken: above 0 for more of
+        class_bias: for some classes a number added to their scores before the top class is taken: above 0 for more of
             the class, below 0 for less; 1 makes it e times as likely at every place.
         network: what computes the scores in place of `model`, such as the same network made quicker: its score map
             is all that is asked of it.
@@ -107,11 +107,11 @@ class Segmenter:
 
     def __init__(
         self,
-        model: FCN | ExportedNetwork,
+        model: FCN | OnnxNetwork,
         spec: ModelSpec,
         *,
         inference: InferenceConfig | None = None,
-        adjust: Mapping[str, float] | None = None,
+        class_bias: Mapping[str, float] | None = None,
         network: Network | None = None,
     ) -> None:
         self.model, self.spec = model.eval(), spec
@@ -125,14 +125,14 @@ class Segmenter:
             )
         # The network whose inner maps the walk follows.
         self._inside = next((n for n in (self.network, self.model) if isinstance(n, FCN)), None)
-        if self.inference.walk and self._inside is None:
+        if self.inference.random_walk and self._inside is None:
             raise UserError(
-                f"walk {self.inference.walk}: an exported model has no inner maps to tell which places look alike; use "
-                "walk 0"
+                f"random walk {self.inference.random_walk}: an exported model has no inner maps for its affinity; "
+                "use --random-walk 0"
             )
         self._refine = None if self.inference.refine == "none" else find_refiner(self.inference.refine)
         self._shift = torch.zeros(len(spec.classes))
-        for name, amount in (adjust or {}).items():
+        for name, amount in (class_bias or {}).items():
             if name not in spec.classes:
                 raise unknown_name("class", name, spec.classes)
             if not np.isfinite(amount):
@@ -200,10 +200,10 @@ class Segmenter:
 
     def walked(self, photo: UInt8, found: ScoreMap) -> ScoreMap:
         """The map after as many steps among places that look alike as `inference` says."""
-        if not self.inference.walk:
+        if not self.inference.random_walk:
             return found
         assert self._inside is not None
-        return walk(found, likeness(self._inside, photo, found), steps=self.inference.walk)
+        return walk(found, affinity(self._inside, photo, found), steps=self.inference.random_walk)
 
     def with_prior(self, found: ScoreMap) -> ScoreMap:
         """The map weighed by the image-level prior, as strongly as `inference` says."""
@@ -299,7 +299,7 @@ def load(
     *,
     device: str = "auto",
     inference: InferenceConfig | None = None,
-    adjust: Mapping[str, float] | None = None,
+    class_bias: Mapping[str, float] | None = None,
 ) -> Segmenter:
     """Load a model folder, `hf://OWNER/NAME` from the Hugging Face hub, or an exported .onnx file, ready to segment.
 
@@ -310,11 +310,11 @@ def load(
     Raises:
         UserError: no model folder, a damaged file, or a device that is not there.
     """
-    if is_exported(folder):
+    if is_onnx_file(folder):
         if device not in ("auto", "cpu"):
             raise UserError(f"{folder}: an exported model runs on the CPU; leave --device {device} out")
-        network, spec = load_exported(Path(folder))
-        return Segmenter(network, spec, inference=inference, adjust=adjust)
+        network, spec = load_onnx_network(Path(folder))
+        return Segmenter(network, spec, inference=inference, class_bias=class_bias)
     model, spec = load_model(local_folder(folder))
     model.to(pick_device(device))
-    return Segmenter(model, spec, inference=inference, adjust=adjust, network=folded(model))
+    return Segmenter(model, spec, inference=inference, class_bias=class_bias, network=fused(model))

@@ -15,7 +15,7 @@ from milseg.data.image import UInt8, fit_size, normalise, resize_photo
 from milseg.inference.score_map import read_at
 from milseg.inference.tiling import Network, photo_tile_scores
 from milseg.models.fcn import FCN
-from milseg.refine import transitions, walked, walking_size
+from milseg.refine import transition_matrix, walked, walking_size
 
 # The view whose inner maps say what looks alike: so many times as large as the map's, but no longer than this, pixels.
 LARGER, LONGEST = 1.5, 480
@@ -81,8 +81,8 @@ def look(
 
 
 @torch.inference_mode()
-def likeness(network: FCN, photo: UInt8, found: ScoreMap) -> torch.Tensor:
-    """The transitions between the places of a photo's map (`milseg.refine.random_walk`), [N, N] on the CPU.
+def affinity(network: FCN, photo: UInt8, found: ScoreMap) -> torch.Tensor:
+    """The transition matrix between the places of a photo's map (`milseg.refine.random_walk`), [N, N] on the CPU.
 
     The network sees the photo `LARGER` times as large as for the map, as inner maps are coarse, but `LONGEST` pixels at
     most.
@@ -104,7 +104,7 @@ def likeness(network: FCN, photo: UInt8, found: ScoreMap) -> torch.Tensor:
     for values, stride, offset in network.features(image):
         places = ((axis.to(device) - offset) / stride for axis in (rows, columns))
         maps.append(read_at(values[0].float(), *places))
-    return transitions(maps).cpu()
+    return transition_matrix(maps).cpu()
 
 
 def _middles(places: int, cells: int, found: ScoreMap, side: int, seen: int) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _middles(places: int, cells: int, found: ScoreMap, side: int, seen: int) -> 
 
 
 def walk(found: ScoreMap, step: torch.Tensor, *, steps: int) -> ScoreMap:
-    """The map, or several of the same places, after a walk: log probabilities. What was ruled out (-inf) stays so."""
+    """The map, or several of the same places, after a random walk: log probabilities. Cells ruled out (-inf) stay so."""
     after = torch.stack([walked(one, step, steps=steps) for one in found.scores])
     return found._replace(scores=after.masked_fill_(found.scores == -torch.inf, -torch.inf))
 

@@ -88,15 +88,17 @@ class Backbone:
         parts: takes such a classifier apart (and over: it must not be used afterwards).
         score: name of its last layer, whose weight has a row for each class.
         strides: the output strides it has, its own first.
-        taps: layers whose maps tell which places look alike (`milseg.refine.random_walk`): the ends of its later
-        stages. classify_by: how it pools. weights: torchvision's published weights, or None.
+        return_layers: layers whose maps tell which cells look alike (`milseg.refine.random_walk`): the ends of
+            its later stages.
+        classify_by: how it pools.
+        weights: torchvision's published weights, or None.
     """
 
     make: Callable[[int], nn.Module]
     parts: Callable[[Any], Parts]
     score: str
     strides: tuple[int, ...]
-    taps: tuple[str, ...]
+    return_layers: tuple[str, ...]
     classify_by: Classify = "features"
     weights: Any = None
 
@@ -112,7 +114,7 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_vgg_parts,
         score="classifier.6",
         strides=(32, 16, 8),
-        taps=("15", "22", "29"),
+        return_layers=("15", "22", "29"),
         classify_by="window",
         weights=tv.VGG16_Weights.IMAGENET1K_V1,
     ),
@@ -121,7 +123,7 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_squeezenet_parts,
         score="classifier.1",
         strides=(16, 8),
-        taps=("5", "10", "12"),
+        return_layers=("5", "10", "12"),
         classify_by="scores",
         weights=tv.SqueezeNet1_0_Weights.IMAGENET1K_V1,
     ),
@@ -130,7 +132,7 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_mobilenet_parts,
         score="classifier.1",
         strides=(32, 16, 8),
-        taps=("6", "13", "17"),
+        return_layers=("6", "13", "17"),
         weights=tv.MobileNet_V2_Weights.IMAGENET1K_V1,
     ),
     "resnet18": Backbone(
@@ -138,7 +140,7 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_resnet_parts,
         score="fc",
         strides=(32, 16, 8),
-        taps=("layer2", "layer3", "layer4"),
+        return_layers=("layer2", "layer3", "layer4"),
         weights=tv.ResNet18_Weights.IMAGENET1K_V1,
     ),
     "resnet50": Backbone(
@@ -146,7 +148,7 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_resnet_parts,
         score="fc",
         strides=(32, 16, 8),
-        taps=("layer2", "layer3", "layer4"),
+        return_layers=("layer2", "layer3", "layer4"),
         weights=tv.ResNet50_Weights.IMAGENET1K_V1,
     ),
     "convnext_tiny": Backbone(
@@ -154,11 +156,11 @@ BACKBONES: Mapping[str, Backbone] = {
         parts=_convnext_parts,
         score="classifier.2",
         strides=(32, 16, 8),
-        taps=("3", "5", "7"),
+        return_layers=("3", "5", "7"),
         weights=tv.ConvNeXt_Tiny_Weights.IMAGENET1K_V1,
     ),
     "tiny": Backbone(
-        make=Tiny, parts=_tiny_parts, score="classifier", strides=(4, 2), taps=("11", "17", "20")
+        make=Tiny, parts=_tiny_parts, score="classifier", strides=(4, 2), return_layers=("11", "17", "20")
     ),
 }
 
@@ -264,7 +266,7 @@ def cast_classifier(
         image_padding=99 if vgg_padding == "pad100" else 0,
         classify_by=row.classify_by,
         frozen_batch_norm=frozen_batch_norm,
-        taps=row.taps,
+        return_layers=row.return_layers,
     )
 
 

@@ -152,7 +152,7 @@ class FCN(nn.Module):
 
     Batch norm is frozen by default: its layers stay in evaluation mode, so the running statistics neither
     change nor give way to those of a batch. Its scale and shift keep `requires_grad` and are trained like
-    any weight. Batches of a few photos have no useful statistics, and weights whose batch norm was folded
+    any weight. Batches of a few photos have no useful statistics, and weights whose batch norm was fused
     into the convolutions (identity plus a bias) classify nothing with it in training mode.
 
     Args:
@@ -164,7 +164,7 @@ class FCN(nn.Module):
             in the first convolution).
         classify_by: how the classifier pools; see `Classify`.
         frozen_batch_norm: keep batch norm in evaluation mode while training.
-        taps: names of the body's layers whose maps `features` gives; None takes its last.
+        return_layers: names of the body's layers whose maps `features` gives; None takes its last.
 
     Attributes:
         stride: pixels from one place to the next.
@@ -189,10 +189,12 @@ class FCN(nn.Module):
         image_padding: int = 0,
         classify_by: Classify = "features",
         frozen_batch_norm: bool = True,
-        taps: Iterable[str] | None = None,
+        return_layers: Iterable[str] | None = None,
     ) -> None:
         super().__init__()
-        self.taps = tuple(taps) if taps is not None else tuple(dict(body.named_children()))[-1:]
+        self.return_layers = (
+            tuple(return_layers) if return_layers is not None else tuple(dict(body.named_children()))[-1:]
+        )
         self.body, self.head, self.score_layer = body, head, score_layer
         self.image_padding = image_padding
         self.classify_by: Classify = classify_by
@@ -266,7 +268,7 @@ class FCN(nn.Module):
         return logits.flatten(1)
 
     def features(self, images: torch.Tensor) -> list[FeatureMap]:
-        """The maps of the layers `taps`, from the finest on, and where their places lie.
+        """The maps of the layers `return_layers`, from the finest on, and where their places lie.
 
         Args:
             images: as in `forward`.
@@ -278,11 +280,11 @@ class FCN(nn.Module):
         for name, layer in self.body.named_children():
             x = layer(x)
             passed += spatial_layers(layer)
-            if name in self.taps:
+            if name in self.return_layers:
                 place = geometry(passed, image_padding=self.image_padding)
                 # A copy: the layer that follows may work in place.
                 found.append(FeatureMap(x.clone(), place.stride, place.offset))
-        assert len(found) == len(self.taps), (self.taps, "are layers of the body")
+        assert len(found) == len(self.return_layers), (self.return_layers, "are layers of the body")
         return found
 
     def in_order(self) -> Iterator[nn.Module]:

@@ -16,7 +16,7 @@ LARGE = 2**20
 TYPICAL_SIDE = 20
 
 
-def folded(model: FCN, *, one_call: bool = True) -> FCN:
+def fused(model: FCN, *, one_call: bool = True) -> FCN:
     """A copy for inference that gives the same scores up to rounding; the model itself stays as it is.
 
     In evaluation mode batch norm multiplies each channel by gamma / sqrt(variance + eps) and adds a number, which the
@@ -31,7 +31,7 @@ def folded(model: FCN, *, one_call: bool = True) -> FCN:
     >>> from milseg.models.backbones import build_fcn
     >>> model, photo = build_fcn("tiny", 3).eval(), torch.rand(1, 3, 20, 30)
     >>> with torch.inference_mode():
-    ...     bool(torch.allclose(folded(model)(photo), model(photo), atol=1e-5))
+    ...     bool(torch.allclose(fused(model)(photo), model(photo), atol=1e-5))
     True
     """
     joins = one_call and _has_calls(model)

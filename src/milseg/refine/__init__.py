@@ -12,7 +12,7 @@ from milseg.data.image import UInt8
 from milseg.errors import unknown_name
 from milseg.refine.crf import dense_crf
 from milseg.refine.pamr import pamr, pamr_photo
-from milseg.refine.random_walk import transitions, walked, walking_size
+from milseg.refine.random_walk import transition_matrix, walked, walking_size
 from milseg.refine.superpixels import segment_means, superpixel_means, superpixels
 from milseg.utils.call_syntax import check_settings, parse_call
 
@@ -27,7 +27,7 @@ __all__ = [
     "segment_means",
     "superpixel_means",
     "superpixels",
-    "transitions",
+    "transition_matrix",
     "walked",
     "walking_size",
 ]

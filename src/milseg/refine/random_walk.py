@@ -1,9 +1,9 @@
 """A random walk among places that look alike to the network: what it says of one place spreads to its like.
 
 A network's scores are surest where a class is most typical, the face of a cat, and fade towards its flank, though its
-inner maps know that both are fur of one piece. Spreading probabilities along this likeness, as AffinityNet (Ahn and
+inner maps know that both are fur of one piece. Spreading probabilities along this affinity, as AffinityNet (Ahn and
 Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
-Segmentation", CVPR 2018, section 3.3) does along a learned one, costs no training: the likeness is the cosine of the
+Segmentation", CVPR 2018, section 3.3) does along a learned one, costs no training: the affinity is the cosine of the
 features of the classifier's own layers, of several depths. docs/masks-worth-using.md has what it gives.
 """
 
@@ -15,24 +15,24 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-# Tried on photos of training (docs/masks-worth-using.md): how much likeness counts for, and how sure the result is.
+# Tried on photos of training (docs/masks-worth-using.md): how much affinity counts for, and how sure the result is.
 POWER, SHARPNESS = 4, 3
-# Places that walk together: the transitions of so many take 64 MiB. Larger maps walk on a coarser grid.
+# Places that walk together: the transition matrix of so many takes 64 MiB. Larger maps walk on a coarser grid.
 MOST_PLACES = 4096
 LEAST = -80.0  # log probability; exp of less is no float32
 
 
-def transitions(features: Sequence[torch.Tensor], *, power: float = POWER) -> torch.Tensor:
+def transition_matrix(features: Sequence[torch.Tensor], *, power: float = POWER) -> torch.Tensor:
     """How likely a step goes from each place to each other, [N, N] with N = h w; each row sums to 1.
 
-    The likeness of two places is the cosine of their features less the photo's mean, below 0 as 0, averaged over the
+    The affinity of two places is the cosine of their features less the photo's mean, below 0 as 0, averaged over the
     layers; its `power` is the weight of the step.
 
     Args:
         features: float [F, h, w] of each layer, at the same places; F differs.
 
     >>> two_of_a_kind = torch.tensor([[[1.0, 1.0, -2.0]]])
-    >>> transitions([two_of_a_kind]).tolist()
+    >>> transition_matrix([two_of_a_kind]).tolist()
     [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     """
     places = features[0][0].numel()
@@ -53,7 +53,8 @@ def walked(
 
     Args:
         scores: float [C, h, w], logits; -inf for classes that are ruled out everywhere.
-        step: as `transitions` gives it, [N, N], for this map's places or, where they are more than N, for those of
+        step: as `transition_matrix` gives it, [N, N], for this map's places or, where they are more than N, for those
+        of
             `walking_size`.
         steps: 1 or more.
         sharpness: the result is the softmax of this times the log; walking evens out.

@@ -25,24 +25,24 @@ class _Call:
         return self.scores is not None or self.error is not None
 
 
-class Together(nn.Module):
+class DynamicBatcher(nn.Module):
     """A network for several threads at once.
 
-    At most `lanes` of them compute. While they do, the others' photos gather, and whoever gets a lane next takes up to
-    `most` waiting photos of its own photo's size along. Nothing ever waits for a batch to fill, and each photo's scores
-    are those it has alone, to the rounding of the network's own batches.
+    At most `workers` of them compute. While they do, the others' photos gather, and whoever gets a lane next takes up
+    to `most` waiting photos of its own photo's size along. Nothing ever waits for a batch to fill, and each photo's
+    scores are those it has alone, to the rounding of the network's own batches.
 
     Args:
         network: what computes.
-        lanes: calls of it at the same time.
+        workers: calls of it at the same time.
         most: photos in one call.
     """
 
-    def __init__(self, network: Network, *, lanes: int, most: int) -> None:
+    def __init__(self, network: Network, *, workers: int, most: int) -> None:
         super().__init__()
         self.network = network
         self.stride, self.offset, self.field = network.stride, network.offset, network.field
-        self.most, self._free = most, lanes
+        self.most, self._free = most, workers
         self._waiting: deque[_Call] = deque()
         self._changed = threading.Condition()
 

@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 
 from milseg.data.image import PackedPhoto, UInt8, open_photo
-from milseg.inference.onnx_network import ExportedNetwork
+from milseg.inference.onnx_network import OnnxNetwork
 from milseg.inference.segmenter import Segmenter
 from milseg.inference.tta import device_of
-from milseg.serve.batcher import Together
+from milseg.serve.batcher import DynamicBatcher
 from milseg.serve.problems import busy
 from milseg.utils.parallel import processors
 
@@ -89,9 +89,9 @@ def start_engine(segmenter: Segmenter, *, workers: int, batch: int, queue: int) 
     """
     if batch == 0:
         batch = 1 if device_of(segmenter.network).type == "cpu" else GPU_BATCH
-    if batch == 1 or isinstance(segmenter.network, ExportedNetwork):
+    if batch == 1 or isinstance(segmenter.network, OnnxNetwork):
         return Engine(workers=workers, queue=queue)
-    segmenter.network = Together(segmenter.network, lanes=workers, most=batch)
+    segmenter.network = DynamicBatcher(segmenter.network, workers=workers, most=batch)
     # Enough photos in work for every lane to find a full batch.
     return Engine(workers=workers * batch, queue=queue, threads=max(1, processors() // workers))
 

@@ -18,7 +18,7 @@ from milseg.config import ServeOptions
 from milseg.errors import UserError
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import FILES
-from milseg.inference.onnx_network import is_exported
+from milseg.inference.onnx_network import is_onnx_file
 from milseg.inference.segmenter import load
 from milseg.utils.devices import keep_freed_memory
 
@@ -42,7 +42,7 @@ def serve(options: ServeOptions) -> None:
         raise UserError(f"{error.name} is not installed; run: pip install 'milseg[serve]'") from None
     keep_freed_memory()
     share_freed_memory()
-    model = options.model if is_exported(options.model) else local_folder(options.model)
+    model = options.model if is_onnx_file(options.model) else local_folder(options.model)
     segmenter = load(model, device=options.device)
     token = read_token(options.token_file) or os.environ.get("MILSEG_TOKEN", "").strip()
     label_studio_token = read_token(options.label_studio_token_file)

@@ -17,7 +17,7 @@ from milseg.inference.model_folder import ModelSpec
 from milseg.inference.prior import fit_prior, tag_evidence
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 
 # A refiner or a walk that loses more than a third of the tags is of no use to the network.
 LEAST_SHOWN = 2 / 3
@@ -38,13 +38,13 @@ def calibrated(model: FCN, spec: ModelSpec, inference: InferenceConfig, held: Ba
     return replace(spec, inference=inference, prior=fit_prior(np.array(evidence), tags, spec.classes))
 
 
-def tags_shown(masks: Iterable[UInt8], bags: BagSet) -> float:
+def tag_recall(masks: Iterable[UInt8], bags: BagSet) -> float:
     """The share of the bags' tags, background apart, of which their masks show a pixel; nan where there is no tag.
 
     >>> from milseg.data.bags import Bag
     >>> bag = Bag(name="a", photo=np.zeros((1, 2, 3), np.uint8), tags=(1, 1, 1))
     >>> bags = BagSet(name="", classes=("background", "cat", "dog"), bags=(bag,), tags_from="here")
-    >>> tags_shown([np.array([[0, 2]], np.uint8)], bags)
+    >>> tag_recall([np.array([[0, 2]], np.uint8)], bags)
     0.5
     """
     things = [name != "background" for name in bags.classes]
@@ -56,7 +56,7 @@ def tags_shown(masks: Iterable[UInt8], bags: BagSet) -> float:
     return shown / tagged if tagged else math.nan
 
 
-def bearable(
+def drop_harmful_refinement(
     model: FCN, spec: ModelSpec, inference: InferenceConfig, bags: BagSet
 ) -> tuple[InferenceConfig, list[str]]:
     """The inference less what takes the tags out of the masks, and a sentence on each thing left out.
@@ -65,16 +65,16 @@ def bearable(
     away. Left out is the refiner, and then the walk, if the masks show less than two thirds of the tags that they show
     without it. Opens photos, never masks.
     """
-    if inference.refine == "none" and not inference.walk:
+    if inference.refine == "none" and not inference.random_walk:
         return inference, []
-    network, told = folded(model), []
+    network, told = fused(model), []
 
     def share(config: InferenceConfig) -> float:
         segmenter = Segmenter(model, spec, inference=replace(config, prior=0.0), network=network)
-        return tags_shown((segmenter.segment(load_photo(bag)).mask for bag in bags.bags), bags)
+        return tag_recall((segmenter.segment(load_photo(bag)).mask for bag in bags.bags), bags)
 
     found = share(inference)
-    for name, without in (("refine", {"refine": "none"}), ("walk", {"walk": 0})):
+    for name, without in (("refine", {"refine": "none"}), ("random_walk", {"random_walk": 0})):
         less = replace(inference, **without)
         if less == inference:
             continue

@@ -17,11 +17,11 @@ from milseg.data.image import MAX_PIXELS
 from milseg.data.photo_statistics import read_photos, same_bytes, size_ranges, typical_size
 from milseg.data.tag_statistics import (
     NEARLY_ALL,
-    meaningless,
+    inseparable_tags,
     names_without_background,
-    nearly_everywhere,
-    never_apart,
+    near_universal_tags,
     tag_matrix,
+    untrainable_reasons,
 )
 from milseg.errors import UserError
 from milseg.models.transfer import mapping_for
@@ -39,8 +39,8 @@ class CheckReport:
         name, classes, tags_from, notes: the set's own.
         bags: how many bags there are; `photos` of them could be read.
         tag_counts: bags that carry each class, the background left out.
-        never_apart: groups of tags that are on the same photos only: tags alone cannot tell them apart.
-        nearly_everywhere: tags on `NEARLY_ALL` of the photos or more, with their share.
+        inseparable_tags: groups of tags that are on the same photos only: tags alone cannot tell them apart.
+        near_universal_tags: tags on `NEARLY_ALL` of the photos or more, with their share.
         untagged: bags with no tag that is present and none unknown. all_unknown: bags with every tag unknown.
         unknown_tags: unknown tags in all, those of such bags too.
         unreadable, odd: photos by name, with the reason.
@@ -48,7 +48,7 @@ class CheckReport:
         sizes: least, median and largest height, width and megapixels.
         transfer: for each class the rows of an ImageNet classifier that it would start from.
         training: see `Estimate`; None where it was not asked for.
-        meaningless: why training would teach nothing; empty where it may.
+        untrainable_reasons: why training would teach nothing; empty where it may.
         seconds, photos_per_second: of reading the photos.
     """
 
@@ -59,8 +59,8 @@ class CheckReport:
     bags: int
     photos: int
     tag_counts: dict[str, int]
-    never_apart: tuple[tuple[str, ...], ...]
-    nearly_everywhere: dict[str, float]
+    inseparable_tags: tuple[tuple[str, ...], ...]
+    near_universal_tags: dict[str, float]
     untagged: int
     all_unknown: int
     unknown_tags: int
@@ -71,7 +71,7 @@ class CheckReport:
     sizes: dict[str, tuple[float, float, float]]
     transfer: dict[str, tuple[str, ...]]
     training: Estimate | None
-    meaningless: tuple[str, ...]
+    untrainable_reasons: tuple[str, ...]
     seconds: float
     photos_per_second: float
 
@@ -136,8 +136,8 @@ def check_source(
         bags=len(bags),
         photos=len(readable),
         tag_counts=dict(zip(names, (tags == PRESENT).sum(0).tolist(), strict=True)),
-        never_apart=never_apart(tags, names),
-        nearly_everywhere=nearly_everywhere(tags, names),
+        inseparable_tags=inseparable_tags(tags, names),
+        near_universal_tags=near_universal_tags(tags, names),
         untagged=int((tags == ABSENT).all(1).sum()),
         all_unknown=int((tags == UNKNOWN).all(1).sum()) if names else 0,
         unknown_tags=int((tags == UNKNOWN).sum()),
@@ -152,7 +152,7 @@ def check_source(
         sizes=size_ranges(facts),
         transfer=transfer_rows_of(names, mapping),
         training=training,
-        meaningless=meaningless(tags, names, readable),
+        untrainable_reasons=untrainable_reasons(tags, names, readable),
         seconds=seconds,
         photos_per_second=len(bags) / max(seconds, 1e-9),
     )
@@ -203,11 +203,11 @@ def _lines(report: CheckReport) -> Iterator[str]:
     )
     yield from _list(
         "Tags that never occur apart, which tags alone cannot tell apart",
-        (" = ".join(group) for group in report.never_apart),
+        (" = ".join(group) for group in report.inseparable_tags),
     )
     yield from _list(
         f"Tags on {NEARLY_ALL:.0%} of the photos or more, hardly told from the background",
-        (f"{name} ({share:.1%})" for name, share in report.nearly_everywhere.items()),
+        (f"{name} ({share:.1%})" for name, share in report.near_universal_tags.items()),
     )
     yield from _list("Photos that cannot be read", _pairs(report.unreadable))
     yield from _list("Odd photos", _pairs(report.odd))
@@ -222,8 +222,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
             f"Training {t.backbone} on {t.device}: about {_duration(t.seconds)} for {t.steps:,} steps of "
             f"{t.batch_size} photos ({t.size[1]} x {t.size[0]}), {t.seconds_per_step:.2f} s a step"
         )
-    for reason in report.meaningless:
-        yield f"Training would be meaningless: {reason}"
+    for reason in report.untrainable_reasons:
+        yield f"Training would be untrainable_reasons: {reason}"
 
 
 def _pairs(table: Mapping[str, str]) -> Iterator[str]:

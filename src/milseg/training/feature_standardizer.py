@@ -15,7 +15,7 @@ from torch import nn
 from milseg.data.bags import Bag, load_photo
 from milseg.inference.score_map import photo_scores
 from milseg.models.fcn import FCN, evaluating
-from milseg.utils.parallel import ahead
+from milseg.utils.parallel import prefetch_map
 
 PHOTOS = 64  # that the features are measured on
 LEAST = (
@@ -23,7 +23,7 @@ LEAST = (
 )
 
 
-class Standardiser(nn.Module):
+class FeatureStandardizer(nn.Module):
     """Turns the score layer's gradients into those for standardised features, and these into its own steps.
 
     Scores W f + b are V g + c with g = (f - mean) / deviation, V = W deviation and c = b + W mean. A step of SGD in V
@@ -63,7 +63,7 @@ class Standardiser(nn.Module):
             sums.add_(torch.stack([features.mean(dim=1), features.square().mean(dim=1)]))
 
         with evaluating(model), model.score_layer.register_forward_pre_hook(add):
-            for _, photo in ahead(load_photo, bags, workers=1):
+            for _, photo in prefetch_map(load_photo, bags, workers=1):
                 photo_scores(model, photo, longest_side=longest_side)
         mean, square = sums / len(bags)
         deviation = (square - mean.square()).clamp_min(0).sqrt()

@@ -11,12 +11,12 @@ import torchvision
 from milseg._version import __version__
 from milseg.data.bags import BagSet
 from milseg.inference.model_folder import ModelSpec
-from milseg.training.recipes import TrainRecipe
+from milseg.training.recipes import Recipe
 
 
 def model_card(
     spec: ModelSpec,
-    recipe: TrainRecipe,
+    recipe: Recipe,
     *,
     bags: BagSet,
     learned_from: int,
@@ -82,7 +82,7 @@ its surroundings (boats with water) may be masked together with them. Look at th
 """
 
 
-def training_words(recipe: TrainRecipe) -> str:
+def training_words(recipe: Recipe) -> str:
     """A recipe's stages in words.
 
     >>> from milseg.training.recipes import fast_training

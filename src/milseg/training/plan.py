@@ -20,7 +20,7 @@ from milseg.distributed.collectives import slowest
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec
 from milseg.rules import find_rule
-from milseg.training.recipes import TrainRecipe, train_recipe
+from milseg.training.recipes import Recipe, find_recipe
 from milseg.training.time_estimate import estimate_training
 from milseg.utils.yaml import parse_yaml
 
@@ -36,14 +36,14 @@ class Plan:
     """What a run will do, settled before it starts and written to train.yaml.
 
     Attributes:
-        spec: the network. recipe_name, recipe: its training, stage by stage; see `TrainRecipe`.
+        spec: the network. recipe_name, recipe: its training, stage by stage; see `Recipe`.
         held_out: how many bags are kept for model selection.
         every: steps between selections.
     """
 
     spec: ModelSpec
     recipe_name: str
-    recipe: TrainRecipe
+    recipe: Recipe
     held_out: int
     every: int
 
@@ -71,12 +71,12 @@ def make_plan(
         if value is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected 1 or more")
     name = options.recipe or ("best" if "background" in bags.classes else "paper")
-    recipe = _with_options(train_recipe(name, backbone), options, device)
+    recipe = _with_options(find_recipe(name, backbone), options, device)
     stride = options.output_stride or recipe.output_stride
     steps = options.max_steps
     if options.time_budget is not None:
         name, steps = budgeted or _within_budget(options, name, recipe, stride, bags, size, device, backbone)
-        recipe = _with_options(train_recipe(name, backbone), options, device)
+        recipe = _with_options(find_recipe(name, backbone), options, device)
     if steps is not None:
         recipe = recipe.with_steps(steps)
     if find_rule(recipe.stages[0].rule).needs_background and "background" not in bags.classes:
@@ -97,7 +97,7 @@ def make_plan(
     return Plan(spec=spec, recipe_name=name, recipe=recipe, held_out=held_out, every=every)
 
 
-def _with_options(recipe: TrainRecipe, options: TrainOptions, device: torch.device) -> TrainRecipe:
+def _with_options(recipe: Recipe, options: TrainOptions, device: torch.device) -> Recipe:
     """The recipe with what the user gave in place of its own settings."""
     given = {
         field.name: getattr(options, field.name)
@@ -115,16 +115,16 @@ def _with_options(recipe: TrainRecipe, options: TrainOptions, device: torch.devi
         stage if stage.longest_side is not None else replace(stage, longest_side=LONGEST_SIDE[device.type])
         for stage in stages
     ]
-    inference = overridden(recipe.inference, refine=options.refine, walk=options.walk)
+    inference = overridden(recipe.inference, refine=options.refine, random_walk=options.random_walk)
     scale = recipe.score_scale if options.score_scale is None else options.score_scale
     return replace(recipe, stages=tuple(stages), score_scale=scale, inference=inference)
 
 
-def _with_rounds(recipe: TrainRecipe, rounds: int) -> TrainRecipe:
+def _with_rounds(recipe: Recipe, rounds: int) -> Recipe:
     if not 0 <= rounds <= 20:
         raise UserError(f"--rounds {rounds}: expected 0 to 20")
     first = recipe.stages[0]
-    model = train_recipe("best", "mobilenet_v2").stages[1]
+    model = find_recipe("best", "mobilenet_v2").stages[1]
     later = recipe.stages[1:] or (
         replace(
             first,
@@ -140,7 +140,7 @@ def _with_rounds(recipe: TrainRecipe, rounds: int) -> TrainRecipe:
 def _within_budget(
     options: TrainOptions,
     name: str,
-    recipe: TrainRecipe,
+    recipe: Recipe,
     stride: int,
     bags: BagSet,
     size: tuple[int, int],
@@ -160,7 +160,7 @@ def _within_budget(
     seconds_per_step = slowest(timed.seconds_per_step)
     steps = _steps_in(options, recipe, len(bags), seconds_per_step)
     if options.recipe is None and name == "best" and steps < FEWEST_FOR_BEST:
-        name, recipe = "fast", _with_options(train_recipe("fast", backbone), options, device)
+        name, recipe = "fast", _with_options(find_recipe("fast", backbone), options, device)
         steps = _steps_in(options, recipe, len(bags), seconds_per_step)
     if steps < 10:
         raise UserError(
@@ -170,7 +170,7 @@ def _within_budget(
     return name, steps
 
 
-def _steps_in(options: TrainOptions, recipe: TrainRecipe, photos: int, seconds_per_step: float) -> int:
+def _steps_in(options: TrainOptions, recipe: Recipe, photos: int, seconds_per_step: float) -> int:
     """How many steps a time budget is enough for, and no more than are known to be of use."""
     budget = 0.85 * seconds_of(str(options.time_budget))
     batch = recipe.stages[0].batch_size

@@ -20,13 +20,13 @@ from tqdm import tqdm
 from milseg.data.bags import PRESENT, VOID, Bag, BagSet, load_photo
 from milseg.data.image import UInt8, fit_size
 from milseg.data.masks import write_mask
-from milseg.distributed.collectives import agreed, share
+from milseg.distributed.collectives import errors_on_all_ranks, rank_slice
 from milseg.inference.score_map import read_at
 from milseg.inference.segmenter import Segmenter
-from milseg.utils.parallel import ahead, one_thread, processors
+from milseg.utils.parallel import one_thread, prefetch_map, processors
 
 
-def own_mask(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure: float) -> UInt8:
+def pseudo_label(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, sure: float) -> UInt8:
     """The mask of a photo uint8 [H, W, 3] whose tags are known, uint8 [H, W]; pixels that are not sure are VOID.
 
     A refined map is sure of every pixel, right or wrong. What is sure here is where the map before it agreed: the
@@ -63,18 +63,18 @@ def write_own_masks(
     Several processes make a share each, and leave when all are there.
     """
     paths = [folder / f"{bag.name}.png" for bag in bags.bags]
-    own = share(len(bags))
+    own = rank_slice(len(bags))
     todo = [(b, p) for b, p in zip(bags.bags[own], paths[own], strict=True) if not os.path.exists(p)]
-    with agreed():
+    with errors_on_all_ranks():
         for made in {path.parent for path in paths[own]}:
             made.mkdir(parents=True, exist_ok=True)
 
         def make(job: tuple[Bag, Path]) -> None:
             bag, path = job
-            write_mask(path, own_mask(segmenter, load_photo(bag), bag.tags, sure=sure))
+            write_mask(path, pseudo_label(segmenter, load_photo(bag), bag.tags, sure=sure))
 
         for _ in tqdm(
-            ahead(make, todo, workers=processors(), begin=one_thread),
+            prefetch_map(make, todo, workers=processors(), begin=one_thread),
             total=len(todo),
             desc="own masks",
             unit="photo",

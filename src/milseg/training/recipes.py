@@ -11,7 +11,7 @@ from milseg.models.backbones import backbone_row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Table1Settings:
     """How a backbone is trained on VOC.
 
     Attributes:
@@ -29,14 +29,14 @@ class Recipe:
     note: str
 
 
-def paper_recipe() -> Recipe:
+def paper_recipe() -> Table1Settings:
     """The paper's setting ("Experiments"): SGD, learning rate 1e-4, momentum 0.9, weight decay 5e-4, 10,000
     steps.
 
     Command: `milseg reproduce voc --root VOCDIR`. Paper: 25.05 mean IU on VOC 2011 val. Not measured here:
     VGG-16's weights are a download of 528 MB.
     """
-    return Recipe(
+    return Table1Settings(
         mil=TrainConfig(),
         oracle_learning_rate=1e-4,
         output_stride=32,
@@ -44,13 +44,13 @@ def paper_recipe() -> Recipe:
     )
 
 
-def mobilenet_recipe() -> Recipe:
+def mobilenet_recipe() -> Table1Settings:
     """MobileNetV2: rows at 0.3 of their size, the score layer at 10 times the body's rate, 150 steps of 16.
 
     Command: `milseg reproduce voc --root VOCDIR --tags tags.csv --classes cat,cow,dog,horse,person,sheep --backbone
     mobilenet_v2 --weights FILE`. The README's table has the figures.
     """
-    return Recipe(
+    return Table1Settings(
         mil=TrainConfig(
             max_steps=150, batch_size=16, learning_rate=3e-5, score_rate=10.0, schedule="linear", dropout=True
         ),
@@ -61,9 +61,9 @@ def mobilenet_recipe() -> Recipe:
     )
 
 
-def squeezenet_recipe() -> Recipe:
+def squeezenet_recipe() -> Table1Settings:
     """SqueezeNet: rows at 0.02 of their size, as its scores are eight times MobileNetV2's (docs/squeezenet.md)."""
-    return Recipe(
+    return Table1Settings(
         mil=TrainConfig(max_steps=150, batch_size=16, learning_rate=1e-5, score_rate=0.3, schedule="linear"),
         oracle_learning_rate=1e-4,
         output_stride=16,
@@ -72,20 +72,20 @@ def squeezenet_recipe() -> Recipe:
     )
 
 
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, Table1Settings] = {
     "vgg16": paper_recipe(),
     "mobilenet_v2": mobilenet_recipe(),
     "squeezenet1_0": squeezenet_recipe(),
 }
 
 
-def recipe_for(backbone: str) -> Recipe:
+def recipe_for(backbone: str) -> Table1Settings:
     """The backbone's recipe; one without its own takes the paper's at its network's own stride."""
     row = backbone_row(backbone)
     if backbone in RECIPES:
         return RECIPES[backbone]
     paper = paper_recipe()
-    return Recipe(
+    return Table1Settings(
         mil=paper.mil,
         oracle_learning_rate=paper.oracle_learning_rate,
         output_stride=row.strides[0],
@@ -94,7 +94,7 @@ def recipe_for(backbone: str) -> Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRecipe:
+class Recipe:
     """How `milseg train` trains: a rule first, then rounds on one's own masks.
 
     Attributes:
@@ -102,7 +102,7 @@ class TrainRecipe:
         own: how the masks of a round are made, with the tags known.
         sure: the least probability of a pixel of such a mask; see `milseg.training.pseudo_labels`.
         inference: how the trained network's maps become masks.
-        output_stride, score_scale, note: as in `Recipe`.
+        output_stride, score_scale, note: as in `Table1Settings`.
     """
 
     stages: tuple[TrainConfig, ...]
@@ -118,7 +118,7 @@ class TrainRecipe:
         """Of all stages together."""
         return sum(stage.max_steps for stage in self.stages)
 
-    def with_steps(self, total: int) -> TrainRecipe:
+    def with_steps(self, total: int) -> Recipe:
         """The same with so many steps in all, each stage its share."""
         if len(self.stages) == 1:
             return replace(self, stages=(replace(self.stages[0], max_steps=total),))
@@ -128,11 +128,11 @@ class TrainRecipe:
         return replace(self, stages=tuple(replace(stage, max_steps=n) for stage, n in pairs if n))
 
 
-def paper_training(backbone: str) -> TrainRecipe:
+def paper_training(backbone: str) -> Recipe:
     """The paper's rule alone, its maps interpolated: `milseg train ... --recipe paper`."""
     # A backbone without a recipe of its own takes MobileNetV2's rates, which suit networks with batch norm.
     recipe = RECIPES[backbone] if backbone in RECIPES else RECIPES["mobilenet_v2"]
-    return TrainRecipe(
+    return Recipe(
         stages=(recipe.mil,),
         output_stride=recipe_for(backbone).output_stride,
         score_scale=recipe.score_scale,
@@ -164,26 +164,26 @@ UNNORMALISED = ("vgg16", "squeezenet1_0")
 
 
 def _pooled(backbone: str) -> TrainConfig:
-    return replace(POOLED, standardise=backbone in UNNORMALISED)
+    return replace(POOLED, standardize_features=backbone in UNNORMALISED)
 
 
-def fast_training(backbone: str) -> TrainRecipe:
+def fast_training(backbone: str) -> Recipe:
     """Weighted pooling, several views, walk, CRF: minutes on two cores. `milseg train ... --recipe fast`.
 
     docs/masks-worth-using.md has the figures of each step.
     """
     strides = backbone_row(backbone).strides
-    return TrainRecipe(
+    return Recipe(
         stages=(_pooled(backbone),),
-        own=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE, refine_side=320),
-        inference=InferenceConfig(scales=VIEWS, flip=True, walk=WALK, refine=REFINE),
+        own=InferenceConfig(scales=VIEWS, flip=True, random_walk=WALK, refine=REFINE, refine_side=320),
+        inference=InferenceConfig(scales=VIEWS, flip=True, random_walk=WALK, refine=REFINE),
         output_stride=16 if 16 in strides else strides[0],
         score_scale=RECIPES[backbone].score_scale if backbone in RECIPES else 0.3,
         note="tried with MobileNetV2 on validation masks of six classes of animals; other networks take it over",
     )
 
 
-def best_training(backbone: str) -> TrainRecipe:
+def best_training(backbone: str) -> Recipe:
     """More steps of `fast`, then two rounds on one's own masks: about an hour on two cores. The default.
 
     docs/masks-worth-using.md has the figures of each step.
@@ -194,14 +194,14 @@ def best_training(backbone: str) -> TrainRecipe:
     return replace(fast_training(backbone), stages=stages)
 
 
-TRAIN_RECIPES: dict[str, Callable[[str], TrainRecipe]] = {
+TRAIN_RECIPES: dict[str, Callable[[str], Recipe]] = {
     "paper": paper_training,
     "fast": fast_training,
     "best": best_training,
 }
 
 
-def train_recipe(name: str, backbone: str) -> TrainRecipe:
+def find_recipe(name: str, backbone: str) -> Recipe:
     """The recipe of that name for a backbone.
 
     Raises:

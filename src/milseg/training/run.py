@@ -23,17 +23,17 @@ from milseg.data.bags import BagSet, load_mask, load_photo
 from milseg.data.photo_statistics import PhotoFacts, read_photos, typical_size
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
-from milseg.data.tag_statistics import meaningless, names_without_background, tag_matrix
+from milseg.data.tag_statistics import names_without_background, tag_matrix, untrainable_reasons
 from milseg.distributed import preemption
 from milseg.distributed.collectives import (
-    agreed,
+    errors_on_all_ranks,
     gathered,
     is_main,
-    joined,
     main_first,
+    process_group,
+    rank_slice,
     same_everywhere,
     seen_by_all,
-    share,
     size,
     total,
 )
@@ -44,10 +44,10 @@ from milseg.inference.model_folder import load_model, save_model
 from milseg.inference.score_map import segment
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN, evaluating
-from milseg.models.fuse import folded
+from milseg.models.fuse import fused
 from milseg.models.transfer import TransferReport, build_model
 from milseg.rules import find_rule
-from milseg.training.calibration import LEAST_SHOWN, bearable, calibrated, tags_shown
+from milseg.training.calibration import LEAST_SHOWN, calibrated, drop_harmful_refinement, tag_recall
 from milseg.training.model_card import model_card, training_words
 from milseg.training.plan import (
     Plan,
@@ -82,7 +82,7 @@ OLD_FILES = (
     "samples/step-*.png",
     "rounds/*/checkpoint.safetensors",
     "rounds/*/metrics.jsonl",
-    "own-masks/**/*.png",
+    "pseudo-labels/**/*.png",
 )
 
 
@@ -96,15 +96,15 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
         UserError: anything at fault with the source, the settings or the folder, before training starts.
         Stopped: SIGTERM or SIGUSR1 asked for it; --resume goes on.
     """
-    with joined(options.device) as device, preemption.heeding():
+    with process_group(options.device) as device, preemption.heeding():
         return _train_run(options, device, progress=progress and is_main())
 
 
 def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -> Path:
     out = options.out
-    with agreed():
+    with errors_on_all_ranks():
         stored = stored_record(out / "train.yaml") if options.resume else None
-    with agreed():
+    with errors_on_all_ranks():
         if is_main():
             _check_folder(out, options, resumed=stored is not None)
         if options.time_budget is not None:
@@ -116,7 +116,7 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
             )
     bags, facts = _readable(bags, progress=progress)
     budgeted = stored_steps(stored) if stored else None
-    with agreed():
+    with errors_on_all_ranks():
         train, held = hold_out(bags, options.hold_out, options.seed)
         plan = make_plan(options, bags, len(held), device, size=typical_size(facts), budgeted=budgeted)
         record = {
@@ -127,7 +127,7 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
         if stored is not None:
             refuse_changes(out / "train.yaml", stored, record)
     same_everywhere(record["source"]["digest"], "photos or tags")
-    with agreed(), main_first():
+    with errors_on_all_ranks(), main_first():
         model, report = _start(options, plan)
     if is_main():
         if stored is None:
@@ -139,10 +139,10 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
     seen_by_all(out / "train.yaml")
     asked = options.rounds is not None
     stages, notes = _train(model, plan, train, held, out, device, stored is not None, progress, asked=asked)
-    with agreed():
+    with errors_on_all_ranks():
         if is_main():
             plan = replace(plan, recipe=replace(plan.recipe, stages=stages))
-            given = options.refine is not None or options.walk is not None
+            given = options.refine is not None or options.random_walk is not None
             _finish(plan, report, bags, train, held, out, device, notes=notes, as_given=given)
     return out
 
@@ -156,7 +156,7 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
     claim_folder(out, resume=options.resume, overwrite=options.overwrite)
     for name in ("train.yaml", "selection.json", "curves.png", "README.md"):
         remove_leftovers(out / name)
-    for pictures in ("samples", "own-masks"):
+    for pictures in ("samples", "pseudo-labels"):
         remove_halves(out / pictures)
 
 
@@ -164,14 +164,14 @@ def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]
     """The bags whose photos can be read, the others named; each photo is decoded once, before hours depend on it.
 
     Raises:
-        UserError: training would be meaningless, or too many photos cannot be read.
+        UserError: training would teach nothing, or too many photos cannot be read.
     """
-    shared = gathered(read_photos(bags.bags[share(len(bags))], progress=progress))
+    shared = gathered(read_photos(bags.bags[rank_slice(len(bags))], progress=progress))
     facts = [fact for some in shared for fact in some]
     good = [i for i, fact in enumerate(facts) if fact.size is not None]
-    why = meaningless(tag_matrix(bags), names_without_background(bags), good)
+    why = untrainable_reasons(tag_matrix(bags), names_without_background(bags), good)
     if why:
-        raise UserError(f"{bags.name}: training would be meaningless: {'; '.join(why)}")
+        raise UserError(f"{bags.name}: training would be untrainable_reasons: {'; '.join(why)}")
     bad = [
         f"{bag.name}: {fact.reason}" for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None
     ]
@@ -222,25 +222,25 @@ def _train(
     then, rounds that were asked for are not. Returns the stages that were trained, and what there is to say of the
     others.
     """
-    looker = _Looker(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
+    looker = ModelSelector(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
     before = 0
     for number, config in enumerate(plan.recipe.stages):
         bags = train
         if number:
             if is_main():
                 print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
-            maker = Segmenter(model, plan.spec, inference=plan.recipe.own, network=folded(model))
+            maker = Segmenter(model, plan.spec, inference=plan.recipe.own, network=fused(model))
             bags = write_own_masks(
                 maker,
                 train,
-                out / "own-masks" / f"round-{number}",
+                out / "pseudo-labels" / f"round-{number}",
                 sure=plan.recipe.sure,
                 progress=progress,
             )
             shown = 1.0
-            with agreed():
+            with errors_on_all_ranks():
                 if not asked and is_main():
-                    shown = tags_shown((load_mask(bag, bags) for bag in bags.bags), bags)
+                    shown = tag_recall((load_mask(bag, bags) for bag in bags.bags), bags)
             shown = total(shown if is_main() else 0.0)  # the first one's, in all
             if shown < LEAST_SHOWN:
                 note = (
@@ -271,7 +271,7 @@ def _stage_folder(out: Path, number: int) -> Path:
     return out / "rounds" / str(number) if number else out
 
 
-class _Looker:
+class ModelSelector:
     """Every so often scores the held-out tags, keeps the best model, draws samples and curves."""
 
     def __init__(
@@ -370,7 +370,9 @@ def _finish(
     model, inference = model.to(device), plan.recipe.inference
     if not as_given:
         shown = held if len(held) else train
-        inference, left_out = bearable(model, spec, inference, shown.take(range(min(TRIED, len(shown)))))
+        inference, left_out = drop_harmful_refinement(
+            model, spec, inference, shown.take(range(min(TRIED, len(shown))))
+        )
         for note in left_out:
             print(f"milseg: {note}", file=sys.stderr)
         notes = [*notes, *left_out]

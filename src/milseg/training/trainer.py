@@ -34,7 +34,7 @@ from milseg.inference.score_map import upsample
 from milseg.models.fcn import FCN, freeze
 from milseg.refine import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
-from milseg.training.feature_standardizer import PHOTOS, Standardiser
+from milseg.training.feature_standardizer import PHOTOS, FeatureStandardizer
 from milseg.training.grad_accumulation import (
     Kind,
     accumulated,
@@ -167,7 +167,7 @@ def _batches(
         ahead = reader.submit(read, start) if start < config.max_steps else None
         for step in range(start, config.max_steps):
             assert ahead is not None
-            with collectives.agreed():
+            with collectives.errors_on_all_ranks():
                 batch = ahead.result()
             ahead = reader.submit(read, step + 1) if step + 1 < config.max_steps else None
             yield batch
@@ -230,8 +230,8 @@ def fit(
             }
         )
     standard = None
-    if config.standardise:
-        standard = Standardiser(model.score_layer.in_channels, bias_rate=BIAS_RATE).to(device)
+    if config.standardize_features:
+        standard = FeatureStandardizer(model.score_layer.in_channels, bias_rate=BIAS_RATE).to(device)
     beside = {
         name: module for name, module in (("rule", learned), ("standard", standard)) if module is not None
     }
@@ -245,13 +245,13 @@ def fit(
     is_main = collectives.is_main()
     if out is not None:
         checkpoint = out / "checkpoint.safetensors"
-        with collectives.agreed():
+        with collectives.errors_on_all_ranks():
             if is_main:
                 out.mkdir(parents=True, exist_ok=True)
                 if not resume:
                     # One left by an earlier run must not be what a later resume goes on from.
                     checkpoint.unlink(missing_ok=True)
-        with collectives.agreed():
+        with collectives.errors_on_all_ranks():
             if resume and checkpoint.exists():
                 start = load_state(
                     checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
@@ -263,7 +263,7 @@ def fit(
             save_state, checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
         )
     if standard is not None and not start:
-        with collectives.agreed():
+        with collectives.errors_on_all_ranks():
             if is_main:
                 order = epoch_order(len(bags), seed=config.seed, epoch=0, groups=bags.groups)
                 shown = bags.take(order[:PHOTOS]).bags
@@ -273,7 +273,7 @@ def fit(
     )
 
     # Where a rule looks across bags each process reads them all, and its network sees its own.
-    own = collectives.share(config.batch_size)
+    own = collectives.rank_slice(config.batch_size)
     read, rows = (
         (slice(0, config.batch_size), own) if entry.sees_batch else (own, slice(0, own.stop - own.start))
     )
@@ -301,7 +301,7 @@ def fit(
                     scores = network(some.images)
                 scores = scores.float()
                 if entry.sees_batch:
-                    scores = collectives.whole_batch(scores, config.batch_size)
+                    scores = collectives.all_gather_rows(scores, config.batch_size)
                     some = taken(batch, list(range(config.batch_size)), kind.height, kind.width).to(device)
                 loss = scores_loss(model, scores, some, entry, config, rule_built, count=config.batch_size)
                 scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -309,7 +309,7 @@ def fit(
 
             optimiser.zero_grad(set_to_none=True)
             # Such a rule exchanges scores in here, so that a mistake of one process cannot be told to the others.
-            with nullcontext() if entry.sees_batch else collectives.agreed():
+            with nullcontext() if entry.sees_batch else collectives.errors_on_all_ranks():
                 value, pieces = accumulated(backward, optimiser.zero_grad, kinds, pieces, divisible=not whole)
             value = collectives.total(value)
             if entry.sees_batch:
@@ -318,7 +318,7 @@ def fit(
                 if learned is not None and not is_main:
                     learned.zero_grad(set_to_none=False)
             if not math.isfinite(value):
-                raise collectives.Agreed(
+                raise collectives.SharedError(
                     f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the "
                     f"learning rate (it was {rate:g})"
                 )
@@ -344,7 +344,7 @@ def fit(
             bar.update()
             bar.set_postfix(loss=f"{value:.3f}", refresh=False)
             done = step + 1
-            with collectives.agreed():
+            with collectives.errors_on_all_ranks():
                 if out is not None and is_main:
                     with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
                         file.write(json.dumps(record) + "\n")
@@ -355,7 +355,7 @@ def fit(
                 if out is not None and is_main and due:
                     save(done)
             stopped = collectives.any_of(preemption.asked())
-            with collectives.agreed():
+            with collectives.errors_on_all_ranks():
                 if out is not None and is_main and (stopped or done == config.max_steps):
                     save(done)
             if stopped:

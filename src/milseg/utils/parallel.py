@@ -29,7 +29,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def ahead(
+def prefetch_map(
     work: Callable[[Item], Result],
     items: Iterable[Item],
     *,
@@ -49,7 +49,7 @@ def ahead(
         cost, most: what is begun and not yet read costs no more than `most` together, or is one item; for memory.
         begin: called once in each thread.
 
-    >>> list(ahead(lambda number: number**2, range(5), workers=2))
+    >>> list(prefetch_map(lambda number: number**2, range(5), workers=2))
     [(0, 0), (1, 1), (2, 4), (3, 9), (4, 16)]
     """
     begun: deque[tuple[Item, Future[Result], int]] = deque()

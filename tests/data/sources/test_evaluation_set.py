@@ -14,7 +14,7 @@ from PIL import Image
 from milseg.data.bags import load_mask
 from milseg.data.image import open_photo
 from milseg.data.masks import write_mask
-from milseg.data.sources.evaluation_set import bags_to_score
+from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.data.sources.open import FILE_READERS, SOURCES
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation
@@ -69,7 +69,7 @@ def by_hand(model: FCN, tmp_path: Path, photos: Tagged) -> Evaluation:
 @pytest.mark.parametrize("form", WRITERS)
 def test_every_kind_of_source(tmp_path: Path, model: FCN, photos: Tagged, form: str) -> None:
     source = WRITERS[form][1](tmp_path / "source", photos)
-    bags = bags_to_score(source, CLASSES, truth=tmp_path / "truth")
+    bags = evaluation_bags(source, CLASSES, truth=tmp_path / "truth")
     assert bags.classes == CLASSES
     assert sorted(bag.name.rpartition("/")[2] for bag in bags.bags) == [f"p{i}" for i in range(6)]
     assert "Scored as void, as the predictions do not know them: zebra." in bags.notes
@@ -88,7 +88,7 @@ def test_every_source_with_a_file_can_be_read_for_photos_at_hand() -> None:
 def test_a_class_that_the_truth_lacks_is_not_scored(tmp_path: Path, model: FCN, photos: Tagged) -> None:
     source = WRITERS["commas"][1](tmp_path / "source", photos)
     truth = ("background", "x", "y", "cat")
-    bags = bags_to_score(source, CLASSES, truth=tmp_path / "truth", truth_classes=truth)
+    bags = evaluation_bags(source, CLASSES, truth=tmp_path / "truth", truth_classes=truth)
     scores = evaluate_model(model, bags, progress=False)["scores"]
     assert scores.predicted_share["dog"] > 0
     assert math.isnan(scores.per_class_iu["dog"])
@@ -103,9 +103,9 @@ def test_a_split_of_a_table(tmp_path: Path, photos: Tagged) -> None:
     lines = [text[0], *(line.replace("train", ("val", "train")[i % 2]) for i, line in enumerate(text[1:]))]
     (source / "tags.csv").write_text("\n".join(lines))
     truth = tmp_path / "truth"
-    names = [bag.name for bag in bags_to_score(source, CLASSES, truth=truth, split="val").bags]
+    names = [bag.name for bag in evaluation_bags(source, CLASSES, truth=truth, split="val").bags]
     assert names == ["p0", "p2", "p4"]
-    every = bags_to_score(source, CLASSES, truth=truth)
+    every = evaluation_bags(source, CLASSES, truth=truth)
     assert len(every) == 6
     assert any("all splits taken together: train (3), val (3)" in note for note in every.notes)
 
@@ -113,12 +113,12 @@ def test_a_split_of_a_table(tmp_path: Path, photos: Tagged) -> None:
 def test_tags_and_kind_can_be_named(tmp_path: Path, photos: Tagged) -> None:
     source = WRITERS["commas"][1](tmp_path / "source", photos)
     tags = (source / "tags.csv").rename(tmp_path / "elsewhere.csv")
-    found = bags_to_score(source, CLASSES, truth=tmp_path / "truth", tags=tags)
+    found = evaluation_bags(source, CLASSES, truth=tmp_path / "truth", tags=tags)
     assert len(found) == 6
     with pytest.raises(UserError, match="the kind 'folder' is a folder and takes no file of tags"):
-        bags_to_score(source, CLASSES, truth=tmp_path / "truth", tags=tags, kind="folder")
+        evaluation_bags(source, CLASSES, truth=tmp_path / "truth", tags=tags, kind="folder")
     with pytest.raises(UserError, match="--year and --sbd are for PASCAL VOC"):
-        bags_to_score(source, CLASSES, truth=tmp_path / "truth", tags=tags, year=2012)
+        evaluation_bags(source, CLASSES, truth=tmp_path / "truth", tags=tags, year=2012)
 
 
 def test_a_source_without_masks(tmp_path: Path, photos: Tagged) -> None:
@@ -126,7 +126,7 @@ def test_a_source_without_masks(tmp_path: Path, photos: Tagged) -> None:
     with pytest.raises(
         UserError, match=r"table\.csv: 6 photos and no true masks; give a folder .* with --truth"
     ):
-        bags_to_score(source, CLASSES)
+        evaluation_bags(source, CLASSES)
 
 
 def test_a_tree_in_vocs_layout_brings_its_masks(tmp_path: Path, model: FCN, photos: Tagged) -> None:
@@ -142,12 +142,12 @@ def test_a_tree_in_vocs_layout_brings_its_masks(tmp_path: Path, model: FCN, phot
     for i in range(5):
         truth = np.array(Image.open(tmp_path / "truth" / f"p{i}.png"))
         write_mask(home / "SegmentationClass" / f"p{i}.png", numbers[truth])
-    bags = bags_to_score(source, CLASSES)
+    bags = evaluation_bags(source, CLASSES)
     assert "1 photos without a true mask left out" in bags.notes
     some = {name: row for name, row in photos.items() if name != "p5.png"}
     assert evaluate_model(model, bags, progress=False)["scores"] == by_hand(model, tmp_path, some).compute()
     with pytest.raises(UserError, match="its masks show VOC's classes, and the model has none of these"):
-        bags_to_score(source, ("background", "daisy"))
+        evaluation_bags(source, ("background", "daisy"))
 
 
 def test_a_tag_file_for_photos_of_a_voc_tree_leaves_it_its_masks(tmp_path: Path, photos: Tagged) -> None:
@@ -164,17 +164,17 @@ def test_a_tag_file_for_photos_of_a_voc_tree_leaves_it_its_masks(tmp_path: Path,
             write_mask(home / "SegmentationClass" / name, np.full((20, 20), 8, dtype=np.uint8))
     tags = tmp_path / "tags.csv"
     tags.write_text("\n".join(rows))
-    bags = bags_to_score(root, CLASSES, tags=tags, split="val")
+    bags = evaluation_bags(root, CLASSES, tags=tags, split="val")
     assert [bag.photo.stem for bag in bags.bags if isinstance(bag.photo, Path)] == ["p0", "p2", "p3"]
     assert {int(load_mask(bag, bags)[0, 0]) for bag in bags.bags} == {CLASSES.index("cat")}
     assert "1 photos without a true mask left out" in bags.notes
     with pytest.raises(UserError, match="no true masks"):
-        bags_to_score(root, ("background", "daisy"), tags=tags)
+        evaluation_bags(root, ("background", "daisy"), tags=tags)
 
 
 def test_a_model_without_background_keeps_every_photo(tmp_path: Path, photos: Tagged) -> None:
     source = WRITERS["json lines"][1](tmp_path / "source", photos)
-    bags = bags_to_score(source, ("dog", "cat"), truth=tmp_path / "truth")
+    bags = evaluation_bags(source, ("dog", "cat"), truth=tmp_path / "truth")
     assert len(bags) == 6
     stored = np.array(Image.open(tmp_path / "truth" / "p2.png"))
     expected = np.full(256, 255)
@@ -186,4 +186,4 @@ def test_a_model_without_background_keeps_every_photo(tmp_path: Path, photos: Ta
 def test_a_background_of_another_spelling_is_told(tmp_path: Path, photos: Tagged) -> None:
     source = WRITERS["commas"][1](tmp_path / "source", photos)
     with pytest.raises(UserError, match="expected 'background', where there is one, to come first"):
-        bags_to_score(source, ("Background", "cat"), truth=tmp_path / "truth")
+        evaluation_bags(source, ("Background", "cat"), truth=tmp_path / "truth")

@@ -17,7 +17,7 @@ from milseg.data.sources.voc_tree import home_folder
 from milseg.errors import UserError
 
 
-def bags_to_score(
+def evaluation_bags(
     source: Path,
     classes: Sequence[str],
     *,
