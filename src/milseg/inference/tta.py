@@ -114,7 +114,7 @@ def _middles(places: int, cells: int, found: ScoreMap, side: int, seen: int) -> 
 
 
 def walk(found: ScoreMap, step: torch.Tensor, *, steps: int) -> ScoreMap:
-    """The map, or several of the same places, after a random walk: log probabilities. Cells ruled out (-inf) stay so."""
+    """The map, or several of the same places, after a random walk: log probabilities. Ruled-out cells stay -inf."""
     after = torch.stack([walked(one, step, steps=steps) for one in found.scores])
     return found._replace(scores=after.masked_fill_(found.scores == -torch.inf, -torch.inf))
 
