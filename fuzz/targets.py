@@ -28,9 +28,10 @@ from milseg.data.sources.tag_file import read_ids
 from milseg.data.sources.voc import read_annotation
 from milseg.data.sources.voc_tree import read_objects
 from milseg.errors import UserError
-from milseg.inference.model_folder import ModelSpec, load_model, load_state, save_model
+from milseg.inference.model_folder import ModelSpec, load_model, save_model
 from milseg.models.transfer import read_mapping
 from milseg.models.weights import read_state
+from milseg.training.checkpoint import load_state
 
 PHOTO_PIXELS = 1_000_000  # so that a bomb costs little time
 

@@ -43,8 +43,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "prior": (("inference/prior.py",), ("inference/test_prior.py",)),
     "checkpoints": (
-        ("inference/model_folder.py", "utils/files.py"),
-        ("training/test_checkpoint.py", "utils/test_files.py"),
+        ("inference/model_folder.py", "training/checkpoint.py", "utils/tensors.py", "utils/files.py"),
+        ("inference/test_model_folder.py", "training/test_checkpoint.py", "utils/test_files.py"),
     ),
     "annotation writers": (("annotations/*.py",), ("annotations",)),
 }

@@ -34,7 +34,7 @@ CASES: dict[int, Case] = {
         "reliability/test_disk.py::test_a_disk_that_fills_while_training",
         "reliability/test_disk.py::test_a_disk_that_fills_while_predicting",
         "utils/test_files.py::test_a_full_disk_is_one_message_and_the_old_file_stays",
-        "training/test_checkpoint.py::test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stays",
+        "inference/test_model_folder.py::test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stays",
         "annotations/test_writer.py::test_a_full_disk_is_said_and_the_record_stays_whole",
     ),
     4: case(
@@ -53,7 +53,7 @@ CASES: dict[int, Case] = {
         "NaN or infinite loss or weights are never saved",
         "training/test_trainer.py::test_a_loss_that_is_not_finite_stops_the_run_and_the_last_checkpoint_stays",
         "training/test_trainer.py::test_weights_that_are_not_finite_are_never_saved",
-        "training/test_checkpoint.py::test_weights_that_are_not_finite_are_not_saved_and_the_old_ones_stay",
+        "inference/test_model_folder.py::test_weights_that_are_not_finite_are_not_saved_and_the_old_ones_stay",
         "training/test_checkpoint.py::test_momentum_that_is_not_finite_is_not_saved",
     ),
     7: case(
@@ -143,7 +143,7 @@ CASES: dict[int, Case] = {
     21: case(
         "malicious pickle as weights: refused, not run",
         "models/test_weights.py::test_code_in_a_pickle_is_not_run",
-        "training/test_checkpoint.py::test_hostile_weights_are_refused_and_named",
+        "inference/test_model_folder.py::test_hostile_weights_are_refused_and_named",
     ),
     22: case(
         "hostile safetensors: one message, no large allocation",

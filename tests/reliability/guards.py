@@ -183,7 +183,7 @@ GUARDS: dict[int, Guard] = {
         "torch's reader of plain tensors",
     ),
     22: Guard(
-        "inference/model_folder.py",
+        "utils/tensors.py",
         "    except (SafetensorError, OSError, ValueError) as error:\n        raise UserError(\n"
         '            f"{path}: damaged',
         '    except ZeroDivisionError as error:\n        raise UserError(\n            f"{path}: damaged',

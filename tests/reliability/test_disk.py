@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import milseg.commands.evaluate  # all of it, before a test is somebody who may not read the checkout
-import milseg.inference.model_folder
 import milseg.training.run
 import milseg.utils.files
+import milseg.utils.tensors
 
 from .made import files_of, make_model, make_source, predict_words, train_words
 
@@ -28,7 +28,7 @@ def test_a_disk_that_fills_while_training(
     """The fourth file of weights finds no space: status 2, and what was there is what the run goes on from."""
     words = train_words(place, "run", "--recipe", "paper", "--flip")
     assert command(train_words(place, "whole", "--recipe", "paper", "--flip")) == 0
-    save, saved = milseg.inference.model_folder.save_file, []
+    save, saved = milseg.utils.tensors.save_file, []
 
     def filling(tensors: Any, path: Path, metadata: Any) -> None:
         saved.append(path.name)
@@ -39,7 +39,7 @@ def test_a_disk_that_fills_while_training(
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(milseg.inference.model_folder, "save_file", filling)
+        patch.setattr(milseg.utils.tensors, "save_file", filling)
         capsys.readouterr()
         assert command(words) == 2
     told = capsys.readouterr().err

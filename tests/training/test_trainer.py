@@ -24,11 +24,11 @@ from milseg.data.bags import Bag, BagSet, collate, load_batch
 from milseg.data.image import normalise
 from milseg.distributed import preemption
 from milseg.errors import UserError
-from milseg.inference.model_folder import load_state
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN, freeze
 from milseg.refine import superpixels
 from milseg.rules import RuleEntry, find_rule, mil_loss
+from milseg.training.checkpoint import load_state
 from milseg.training.schedule import batch_at, learning_rate_at
 from milseg.training.trainer import batch_loss, batch_segments, fit, parameter_groups
 

@@ -29,11 +29,11 @@ from milseg.data.image import denormalise
 from milseg.data.sampler import epoch_order, mixed
 from milseg.distributed import collectives, preemption
 from milseg.errors import UserError
-from milseg.inference.model_folder import load_state, save_state
 from milseg.inference.score_map import upsample
 from milseg.models.fcn import FCN, freeze
 from milseg.refine import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
+from milseg.training.checkpoint import load_state, save_state
 from milseg.training.feature_standardizer import PHOTOS, FeatureStandardizer
 from milseg.training.grad_accumulation import (
     Kind,
