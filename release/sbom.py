@@ -25,8 +25,8 @@ NAMESPACE = uuid.UUID("6f6d5c1e-6f0a-5d5e-9a55-0d2f6a1d7b11")  # of this kind of
 def plain(name: str) -> str:
     """A project's name as indexes write it.
 
-    >>> plain("Docstring_Parser")
-    'docstring-parser'
+    >>> plain("Scikit_Learn")
+    'scikit-learn'
     """
     return re.sub(r"[-_.]+", "-", name).lower()
 

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import milseg.commands.reproduce
 from milseg import __version__
 from milseg.cli import COMMANDS, GROUPS, main, parse
 from milseg.config import DigitsOptions, EvaluateOptions, InferenceConfig, VocOptions
+from milseg.config.headings import HEADING_OF
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, save_model
 from milseg.models.backbones import make_classifier
@@ -110,7 +112,7 @@ def test_help_as_a_program_is_quick_and_loads_no_torch() -> None:
     )
     assert "--backbone" in done.stdout
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert "jsonargparse" in loaded
+    assert "argparse" in loaded
     assert loaded.isdisjoint({"torch", "torchvision", "numpy", "PIL", "matplotlib", "sklearn"})
 
 
@@ -211,28 +213,48 @@ def test_several_processes_are_refused_where_each_would_do_the_same(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "milseg: expected one of "),
-        ("reproduce", "expected one of digits,voc"),
-        ("reproduec", "invalid choice: 'reproduec'"),
+        ("reproduec", "milseg: unknown command 'reproduec'; did you mean 'reproduce'?"),
+        ("reproduce digit", "unknown word after reproduce 'digit'; did you mean 'digits'?"),
+        ("digits", "'digits' is no command; did you mean 'milseg reproduce digits'?"),
+        ("voc_results", "unknown command 'voc_results'; did you mean 'voc-results'?"),
+        ("photos train", "'photos' is no command; the command comes first: milseg train photos"),
+        ("--device cpu train photos", "--device: unknown here; options follow their command"),
+        ("--print-completion fish", "--print-completion: found 'fish'; expected bash or zsh"),
         (f"{VOC}", "milseg reproduce voc: --root is missing"),
         ("voc-results --root a", "milseg voc-results: --model is missing"),
-        (f"{VOC} --root a --clases cat", "milseg reproduce voc: unrecognized arguments: --clases cat"),
-        (f"{VOC} --root a --max_steps 3", "unrecognized arguments: --max_steps 3"),
+        (
+            f"{VOC} --root a --clases cat",
+            "milseg reproduce voc: unknown option --clases; did you mean --classes?",
+        ),
+        (f"{VOC} --root a --max_steps 3", "unknown option --max_steps; did you mean --max-steps?"),
         (
             f"{VOC} --root a --seed x",
-            "milseg reproduce voc: argument --seed: invalid whole number value: 'x'",
+            "milseg reproduce voc: --seed: 'x' is not a whole number",
         ),
-        (f"{VOC} --root a --year 20.5", "argument --year: invalid whole number value: '20.5'"),
-        (f"{VOC} --root a --learning-rate fast", "argument --learning-rate: invalid number value: 'fast'"),
+        (f"{VOC} --root a --year 20.5", "--year: '20.5' is not a whole number"),
+        (f"{VOC} --root a --learning-rate fast", "--learning-rate: 'fast' is not a number"),
+        (f"{VOC} --root a --learning-rate 0,001", "'0,001' is not a number; decimals have a point"),
+        (f"{VOC} --root a --learning-rate nan", "--learning-rate: 'nan' is not a finite number"),
+        (f"{VOC} --root a -r b", "unknown option '-r'"),
+        (f"{VOC} \u2013root a", "unknown option '\u2013root'; did you mean --root?"),
+        (f"{VOC} --root=", "--root: empty; expected a value"),
+        (f"{VOC} --root a --classes cat --classes dog", "--classes is given twice; write --classes cat,dog"),
+        (f"{VOC} --root a --classes ,", "--classes: expected one or more, with commas"),
+        (f"{VOC} a", "unexpected 'a'; this command takes options alone"),
+        ("train", "milseg train: SOURCE is missing"),
+        ("train --source a", "unknown option --source; give SOURCE without a name"),
+        ("train a b", "unexpected 'b' after SOURCE 'a'; expected one SOURCE"),
+        ("predict --model a", "milseg predict: INPUTS is missing"),
+        ("predict a --model b --resume true", "--resume takes no value; found 'true'"),
         (f"{VOC} --root a --seed -1", "--seed -1: expected 0 to"),
         (f"{DIGITS} --seed -1", "--seed -1: expected 0 to"),
         (f"{DIGITS} --seed 4294967296", "--seed 4294967296: expected 0 to 4294967295"),
-        (f"{DIGITS} --max-steps", "milseg reproduce digits: argument --max-steps: expected one argument"),
+        (f"{DIGITS} --max-steps", "milseg reproduce digits: --max-steps: expected one argument"),
         (f"{DIGITS} --max-steps 0", "milseg: --max-steps 0: expected 1 or more"),
         (f"{DIGITS} --scenes 3", "--scenes 3: expected 4 or more"),
-        (f"{DIGITS} --resume=maybe", "argument --resume"),
-        (f"{DIGITS} more", "unrecognized arguments: more"),
-        (f"{DIGITS} --device gpu", "--device gpu: not on this machine; it has: auto, cpu"),
+        (f"{DIGITS} --resume=maybe", "--resume takes no value; found 'maybe'"),
+        (f"{DIGITS} more", "unexpected 'more'; this command takes options alone"),
+        (f"{DIGITS} --device gpu", "--device: unknown device 'gpu'; did you mean 'cuda'?"),
         (f"{DIGITS} --config none.yaml", "none.yaml: cannot be read as YAML (No such file or directory)"),
         ("evaluate", "milseg: give either --pred with --truth"),
         ("evaluate --pred a", "give either --pred with --truth"),
@@ -260,7 +282,7 @@ def test_mistakes_in_the_options(
         ("colour: red", "a.yaml: unknown setting 'colour'"),
         ("max_steps: x", "a.yaml: max_steps: 'x' is not a whole number"),
         ("max_steps: 2.5", "a.yaml: max_steps: 2.5 is not a whole number"),
-        ("ablations: maybe", "a.yaml: ablations is 'maybe'; expected true or false"),
+        ("ablations: maybe", "a.yaml: ablations: 'maybe'; expected true or false"),
         ("seed: [1", "a.yaml: cannot be read as YAML"),
         ("seed: !!python/object/apply:os.mkdir [bomb]", "a.yaml: cannot be read as YAML"),
         ("- seed", "a.yaml: expected settings, one a line"),
@@ -274,6 +296,89 @@ def test_mistakes_in_a_configuration_file(
     Path("a.yaml").write_text(text)
     assert message in mistake(capsys, f"{DIGITS} --config a.yaml")
     assert files_below(in_tmp) == ["a.yaml"]
+
+
+def test_spaces_in_a_path_are_told(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
+    Path("my photos").mkdir()
+    assert "a path with spaces needs quotes: 'my photos'" in mistake(capsys, "train my photos")
+
+
+def test_options_may_stand_between_the_photos() -> None:
+    settings = parse(["predict", "a.png", "--model", "m", "b.png", "--", "-c.png"])[1]
+    assert (settings.inputs, settings.model) == (("a.png", "b.png", "-c.png"), Path("m"))
+
+
+def test_a_home_folder_is_found_where_the_shell_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = parse(["train", "photos", "--out=~/runs", "--weights=~/w.pth"])[1]
+    assert (settings.out, settings.weights) == (Path("/home/me/runs"), "/home/me/w.pth")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("check --backbone vgg61", "--backbone: unknown backbone 'vgg61'; did you mean 'vgg16'?"),
+        ("train --recipe bets", "--recipe: unknown recipe 'bets'; did you mean 'best'?"),
+        ("train --rule top-k(k=3)+maxx", "--rule: unknown rule 'maxx'; did you mean 'max'?"),
+        ("train --refine crff(iterations=1)", "--refine: unknown refiner 'crff'; did you mean 'crf'?"),
+        ("train --precision bf16", "--precision: unknown precision 'bf16'; did you mean 'bfloat16'?"),
+        ("train --schedule lineal", "--schedule: unknown schedule 'lineal'; did you mean 'linear'?"),
+        ("train --tags-are partail", "--tags-are: unknown word for tags 'partail'; did you mean 'partial'?"),
+        ("train --kind foldre", "--kind: unknown kind 'foldre'; did you mean 'folder'?"),
+        ("train --device cudaa", "--device: unknown device 'cudaa'; did you mean 'cuda'?"),
+        ("predict --model m --format coco,yoloo", "--format: unknown format 'yoloo'; did you mean 'yolo'?"),
+        ("predict --model m --format label-studio", "did you mean 'labelstudio'?"),
+        ("compare --rules max,camm", "--rules: unknown rule 'camm'; did you mean 'cam'?"),
+    ],
+)
+def test_names_are_checked_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, words: str, message: str
+) -> None:
+    """The folder does not exist, which would be the message otherwise."""
+    command, *rest = words.split()
+    assert message in mistake(capsys, [command, "nowhere", *rest])
+
+
+@pytest.mark.parametrize("words", ["", "help", "reproduce", "help reproduce", "help train"])
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert status(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: milseg ")
+    assert err == ""
+
+
+def test_every_option_has_its_heading() -> None:
+    for words, (settings, _) in COMMANDS.items():
+        for name in settings.__dataclass_fields__:
+            assert name in HEADING_OF, f"{words}: give {name} a heading in milseg.config.headings"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_scripts_are_sound_and_name_what_may_be_typed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, shell: str
+) -> None:
+    assert status(f"--print-completion {shell}") == 0
+    script = capsys.readouterr().out
+    for word in ("predict", "--class-bias", "mobilenet_v2", "weighted-pooling"):
+        assert word in script
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, timeout=60)
+
+
+def test_bash_completes_a_command_an_option_and_a_value(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if not shutil.which("bash"):
+        pytest.skip("no bash here")
+    assert status("--print-completion bash") == 0
+    script = capsys.readouterr().out + (
+        '\nanswer() { COMP_WORDS=(milseg "$@"); COMP_CWORD=$#; _shtab_milseg; echo "${COMPREPLY[*]}"; }\n'
+        "answer tr; answer train --time; answer train --backbone mob\n"
+    )
+    (tmp_path / "script").write_text(script)
+    done = subprocess.run(["bash", str(tmp_path / "script")], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["train", "--time-budget", "mobilenet_v2"]
 
 
 # interruptions and bugs
@@ -318,8 +423,7 @@ def voc_words(root: Path, weights: Path, *more: Any) -> list[Any]:
             "voc",
             "--root",
             root,
-            "--classes",
-            "cat,dog",
+            *(() if "--classes" in more else ("--classes", "cat,dog")),
             "--backbone",
             "tiny",
             "--weights",
@@ -357,7 +461,7 @@ def test_folders_without_voc_are_named(
         (["--score-scale", 0], "--score-scale 0.0: expected a number above 0"),
         (["--batch-size", 0], "batch_size is 0; expected 1 or more"),
         (["--learning-rate", -1], "learning_rate is -1.0; expected a number above 0"),
-        (["--device", "tpu"], "--device tpu: not on this machine"),
+        (["--device", "mps"], "--device mps: not on this machine; it has: auto, cpu"),
         (["--rule", "maxx"], "unknown rule 'maxx'; did you mean 'max'"),
         (["--rule", "oracle"], "--rule oracle: learns from masks"),
         (["--rule", "no_such_module_here:rule"], "no module 'no_such_module_here'"),

@@ -18,7 +18,8 @@ SOURCE = Path(milseg.__file__).parent
 # packages on one line know nothing of each other. A new file or folder is given its place here.
 LAYERS = (
     ("_version", "errors"),
-    ("utils", "config"),
+    ("utils",),
+    ("config",),
     ("models", "distributed"),
     ("data",),
     ("rules", "refine", "annotations", "figures"),
@@ -32,7 +33,7 @@ LAYERS = (
 )
 PLACE = {name: place for place, names in enumerate(LAYERS) for name in names}
 # What `milseg --help` may load: these take a tenth of a second, torch takes seconds.
-LIGHT = {"docstring_parser", "jsonargparse", "yaml"}
+LIGHT = {"yaml"}
 
 
 def module_of(path: Path) -> str:

@@ -6,7 +6,8 @@ Tests hold these tables against those that do the work.
 from __future__ import annotations
 
 from milseg.annotations import FORMATS
-from milseg.config import ListOptions
+from milseg.config import EXPORT_SUFFIXES, PRECISIONS, READINGS, SCHEDULES, ListOptions
+from milseg.config.values import Choice
 
 BACKBONES: dict[str, str] = {
     "vgg16": "the paper's network; strides 32, 16, 8; 138 million weights",
@@ -60,6 +61,30 @@ SOURCES: dict[str, str] = {
     "voc": "a VOC tree with XML annotations",
     "label_studio": "a Label Studio JSON export",
     "shards": "tar shards, also at an address: milseg shard, webdataset, img2dataset",
+}
+# option -> the names it takes, which the command line checks before anything is read
+CHOICES: dict[str, Choice] = {
+    "backbone": Choice(kind="backbone", names=BACKBONES),
+    "recipe": Choice(kind="recipe", names=RECIPES),
+    "rule": Choice(kind="rule", names=RULES, calls=True),
+    "rules": Choice(kind="rule", names=(*RULES, "cam"), calls=True),
+    "refine": Choice(kind="refiner", names=("none", *REFINERS), calls=True),
+    "kind": Choice(kind="kind", names=SOURCES),
+    "format": Choice(
+        kind="format", names=FORMATS, meant={"label-studio": "labelstudio", "label_studio": "labelstudio"}
+    ),
+    "precision": Choice(
+        kind="precision", names=PRECISIONS, meant={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    ),
+    "schedule": Choice(kind="schedule", names=SCHEDULES),
+    "reading": Choice(kind="reading", names=READINGS),
+    "tags_are": Choice(kind="word for tags", names=("complete", "partial")),
+    "vgg_padding": Choice(kind="VGG padding", names=("same", "pad100")),
+    "competition": Choice(kind="VOC competition", names=("comp5", "comp6")),
+    "device": Choice(
+        kind="device", names=("auto", "cpu", "cuda", "mps"), meant={"gpu": "cuda", "metal": "mps"}
+    ),
+    "to": Choice(kind="format", names=EXPORT_SUFFIXES),
 }
 
 
