@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from milseg.data.image import UInt8
-from milseg.refine import dense_crf
+from milseg.refine.crf import dense_crf
 from milseg.utils.devices import keep_freed_memory
 
 KERNELS = {

@@ -20,8 +20,7 @@ import time
 import numpy as np
 import torch
 
-from milseg.inference.score_map import masks_from_scores
-from milseg.inference.segmenter import certainty
+from milseg.inference.score_map import ScoreMap
 from milseg.utils.devices import keep_freed_memory
 
 COUNTS = (2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -75,9 +74,9 @@ def main() -> None:
 
 @torch.inference_mode()
 def once(layer: torch.nn.Module, features: torch.Tensor) -> None:
-    scores = layer(features)
-    certainty(scores[0])
-    masks_from_scores(scores, SIZE, stride=16, offset=0.0, input_size=(240, 320))
+    score_map = ScoreMap(scores=layer(features)[0], stride=16, offset=0.0, input_size=(240, 320))
+    score_map.tag_confidences()
+    score_map.argmax_mask(SIZE)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from milseg.config import TrainConfig
 from milseg.data.bags import BagSet, load_photo
 from milseg.data.sources.digits import read_digits
 from milseg.distributed import collectives
-from milseg.inference.score_map import photo_scores, segment
+from milseg.inference.segmenter import Segmenter, unnamed_spec
 from milseg.models.backbones import build_fcn
 from milseg.training.trainer import fit
 from milseg.utils.parallel import processors
@@ -127,14 +126,14 @@ def train(network: str, out: Path, steps: int) -> None:
         if not collectives.is_main():
             return
     photos = [load_photo(bag) for bag in bags.bags[:SHOWN]]
-    with torch.no_grad():
-        scores = [photo_scores(model, photo)[0].numpy() for photo in photos]
+    segmenter = Segmenter(model, unnamed_spec(model))
+    scores = [segmenter.score_map(photo).scores.numpy() for photo in photos]
     np.savez(
         out.with_suffix(".npz"),
         seconds=statistics.median(b - a for a, b in pairwise(ticks[1:])),
         losses=[record["loss"] for record in history],
         scores=np.stack(scores),
-        masks=np.stack([segment(model, photo) for photo in photos]),
+        masks=np.stack([segmenter.segment(photo).mask for photo in photos]),
     )
 
 

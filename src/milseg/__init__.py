@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from milseg.errors import UserError
     from milseg.evaluation.evaluate import evaluate_model
     from milseg.inference.model_folder import ModelSpec, load_model, save_model
-    from milseg.inference.score_map import segment
-    from milseg.inference.segmenter import Segmenter, load
+    from milseg.inference.segmenter import Segmenter, load, segment
     from milseg.models.transfer import build_model
     from milseg.rules import RuleEntry
     from milseg.rules.choosing import mil_loss
@@ -78,7 +77,7 @@ _HOMES = {
     "read_digits": "data.sources.digits",
     "read_voc": "data.sources.voc",
     "save_model": "inference.model_folder",
-    "segment": "inference.score_map",
+    "segment": "inference.segmenter",
 }
 
 

@@ -48,7 +48,7 @@ def test_a_class_that_tells_no_bags_apart_is_undefined(column: list[int]) -> Non
 
 
 def test_a_photos_score_is_the_best_log_probability_of_any_place() -> None:
-    scores = torch.tensor([[[[0.0, 2.0]], [[1.0, 0.0]]]])  # two classes at two places
+    scores = torch.tensor([[[0.0, 2.0]], [[1.0, 0.0]]])  # two classes at two places
     expected = [2 - math.log(1 + math.exp(2)), 1 - math.log(1 + math.exp(1))]
     assert photo_tag_scores(scores) == pytest.approx(expected, abs=1e-6)
 

@@ -196,7 +196,7 @@ def test_unknown_rules_end_before_anything_starts(source: Path) -> None:
 
 def test_activation_maps_of_found_classes_have_a_background_below_the_threshold() -> None:
     """Two places: the cat's map falls to 0.3 of its height, so a threshold of 0.4 makes the second background."""
-    scores = torch.tensor([[[[0.0, 0.0]], [[10.0, 3.0]], [[-1.0, -2.0]]]])
+    scores = torch.tensor([[[0.0, 0.0]], [[10.0, 3.0]], [[-1.0, -2.0]]])
     maps = activation_maps(scores)
     assert maps[0].flatten().tolist() == pytest.approx([1.0, 0.3])
     assert not maps[1].any()

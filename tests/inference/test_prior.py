@@ -14,25 +14,25 @@ CLASSES = ("background", "cat", "dog")
 
 def test_evidence_is_the_log_odds_of_the_most_probable_place() -> None:
     p = torch.tensor([[0.5, 0.1], [0.3, 0.1], [0.2, 0.8]])  # [C, places]
-    found = tag_evidence(p.log().view(1, 3, 1, 2))
+    found = tag_evidence(p.log().view(3, 1, 2))
     expected = [math.log(0.5 / 0.5), math.log(0.3 / 0.7), math.log(0.8 / 0.2)]
     assert found.tolist() == pytest.approx(expected, abs=1e-5)
-    assert torch.isfinite(tag_evidence(torch.tensor([[[[200.0]], [[0.0]]]]))).all()
+    assert torch.isfinite(tag_evidence(torch.tensor([[[200.0]], [[0.0]]]))).all()
 
 
 def test_a_prior_multiplies_each_class_by_its_probability() -> None:
     prior = Prior(slope=(0.0, 1.0, 2.0), intercept=(math.inf, 0.5, -1.0))
-    scores = torch.randn(1, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    scores = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     evidence = tag_evidence(scores)
     cat = 1 / (1 + math.exp(-(float(evidence[1]) + 0.5)))
     dog = 1 / (1 + math.exp(-(2 * float(evidence[2]) - 1.0)))
-    p = scores.softmax(dim=1)
-    expected = p * torch.tensor([1.0, cat, dog]).view(1, 3, 1, 1)
-    expected /= expected.sum(dim=1, keepdim=True)
-    torch.testing.assert_close(apply_prior(scores, prior).softmax(dim=1), expected)
-    squared = p * torch.tensor([1.0, cat**2, dog**2]).view(1, 3, 1, 1)
-    squared /= squared.sum(dim=1, keepdim=True)
-    torch.testing.assert_close(apply_prior(scores, prior, 2.0).softmax(dim=1), squared)
+    p = scores.softmax(dim=0)
+    expected = p * torch.tensor([1.0, cat, dog]).view(3, 1, 1)
+    expected /= expected.sum(dim=0, keepdim=True)
+    torch.testing.assert_close(apply_prior(scores, prior).softmax(dim=0), expected)
+    squared = p * torch.tensor([1.0, cat**2, dog**2]).view(3, 1, 1)
+    squared /= squared.sum(dim=0, keepdim=True)
+    torch.testing.assert_close(apply_prior(scores, prior, 2.0).softmax(dim=0), squared)
     assert torch.equal(apply_prior(scores, prior, 0.0), scores)
 
 
@@ -85,6 +85,6 @@ def test_few_bags_are_held_back_by_half_the_squared_slope() -> None:
 
 
 def test_the_evidence_of_a_certain_place_is_bounded() -> None:
-    found = tag_evidence(torch.tensor([[[[200.0]], [[0.0]]]], dtype=torch.float64))
+    found = tag_evidence(torch.tensor([[[200.0]], [[0.0]]], dtype=torch.float64))
     assert found[1] == -30.0
     assert 15 < found[0] <= 30

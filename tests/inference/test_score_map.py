@@ -10,17 +10,19 @@ from torch.nn import functional as F
 from milseg.data.image import resize_photo
 from milseg.errors import UserError
 from milseg.inference.score_map import (
+    ScoreMap,
     interpolation_matrix,
-    masks_from_scores,
-    photo_scores,
-    segment,
-    top_class,
     upsample,
 )
+from milseg.inference.segmenter import Segmenter, segment, unnamed_spec
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 
 LIKE = torch.zeros(1, dtype=torch.float64)
+
+
+def score_map(scores: torch.Tensor, *, stride: float, offset: float, size: tuple[int, int]) -> ScoreMap:
+    return ScoreMap(scores=scores, stride=stride, offset=offset, input_size=size)
 
 
 def random_map(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -108,34 +110,33 @@ def test_the_two_readings_differ_where_one_place_is_surer() -> None:
     The scores' difference class - background runs -1, 1.5, 4, 6.5, 9: only pixel 0 is background. The one-hot
     labels cross half-way, where they tie, and a tie is background.
     """
-    scores = torch.tensor([[[[1.0, 0.0]], [[0.0, 9.0]]]])
-    geometry = {"stride": 4, "offset": 0.0}
-    assert masks_from_scores(scores, (1, 5), **geometry).tolist() == [[[0, 1, 1, 1, 1]]]
-    assert masks_from_scores(scores, (1, 5), reading="labels", **geometry).tolist() == [[[0, 0, 0, 1, 1]]]
+    found = score_map(torch.tensor([[[1.0, 0.0]], [[0.0, 9.0]]]), stride=4, offset=0.0, size=(1, 5))
+    assert found.argmax_mask((1, 5)).tolist() == [[0, 1, 1, 1, 1]]
+    assert found.argmax_mask((1, 5), reading="labels").tolist() == [[0, 0, 0, 1, 1]]
 
 
 def test_the_scores_reading_can_show_a_class_that_tops_no_place() -> None:
     # The middle class is second at both places and first between them.
-    scores = torch.tensor([[[[5.0, 0.0]], [[4.0, 4.0]], [[0.0, 5.0]]]])
-    found = masks_from_scores(scores, (1, 5), stride=4, offset=0.0)
-    assert found.tolist() == [[[0, 1, 1, 1, 2]]]
-    labels = masks_from_scores(scores, (1, 5), stride=4, offset=0.0, reading="labels")
-    assert labels.tolist() == [[[0, 0, 0, 2, 2]]]
+    scores = torch.tensor([[[5.0, 0.0]], [[4.0, 4.0]], [[0.0, 5.0]]])
+    found = score_map(scores, stride=4, offset=0.0, size=(1, 5))
+    assert found.argmax_mask((1, 5)).tolist() == [[0, 1, 1, 1, 2]]
+    assert found.argmax_mask((1, 5), reading="labels").tolist() == [[0, 0, 0, 2, 2]]
 
 
 def test_ties_go_to_the_background() -> None:
-    scores = torch.zeros(2, 5, 2, 2)
-    assert not top_class(scores).any()
+    found = score_map(torch.zeros(5, 2, 2), stride=4, offset=0.0, size=(7, 7))
     for reading in ("scores", "labels"):
-        masks = masks_from_scores(scores, (7, 7), stride=4, offset=0.0, reading=reading)
-        assert masks.dtype == torch.uint8
-        assert masks.shape == (2, 7, 7)
-        assert not masks.any()
+        mask = found.argmax_mask((7, 7), reading=reading)
+        assert mask.dtype == np.uint8
+        assert mask.shape == (7, 7)
+        assert not mask.any()
 
 
 def test_an_unknown_reading_is_the_users_mistake() -> None:
     with pytest.raises(UserError, match="unknown reading 'score'; did you mean 'scores'"):
-        masks_from_scores(torch.zeros(1, 2, 1, 1), (2, 2), stride=1, offset=0.0, reading="score")
+        score_map(torch.zeros(2, 1, 1), stride=1, offset=0.0, size=(2, 2)).argmax_mask(
+            (2, 2), reading="score"
+        )
 
 
 @pytest.mark.parametrize("reading", ["scores", "labels"])
@@ -150,27 +151,27 @@ def test_a_mask_has_the_photos_own_size(model: FCN, size: tuple[int, int], readi
 
 def test_longest_side_makes_what_the_network_sees_smaller_but_not_the_mask(model: FCN) -> None:
     photo = np.random.default_rng(1).integers(0, 256, (45, 91, 3), dtype=np.uint8)
-    scores, seen = photo_scores(model, photo, longest_side=40)
-    assert seen == (20, 40)
-    assert tuple(scores.shape[-2:]) == model.map_size(20, 40)
+    segmenter = Segmenter(model, unnamed_spec(model, longest_side=40))
+    found = segmenter.score_map(photo)
+    assert found.input_size == (20, 40)
+    assert tuple(found.scores.shape[-2:]) == model.map_size(20, 40)
     mask = segment(model, photo, longest_side=40)
     assert mask.shape == (45, 91)
     # The same map as for the small photo, laid over the large one.
-    small, _ = photo_scores(model, resize_photo(photo, (20, 40)))
-    assert torch.equal(small, scores)
-    fine = upsample(scores, (45, 91), stride=model.stride, offset=model.offset, input_size=(20, 40))
-    np.testing.assert_array_equal(mask, top_class(fine)[0].numpy())
+    assert torch.equal(segmenter.score_map(resize_photo(photo, (20, 40))).scores, found.scores)
+    fine = upsample(found.scores, (45, 91), stride=model.stride, offset=model.offset, input_size=(20, 40))
+    np.testing.assert_array_equal(mask, fine.argmax(dim=0).numpy())
     # A photo that is small already is shown as it is.
     np.testing.assert_array_equal(segment(model, photo, longest_side=91), segment(model, photo))
 
 
 def test_a_mask_is_the_scores_top_class_at_the_networks_own_geometry(model: FCN) -> None:
     photo = np.random.default_rng(2).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    scores, seen = photo_scores(model, photo)
-    assert seen == (24, 32)
+    found = Segmenter(model, unnamed_spec(model)).score_map(photo)
+    assert found.input_size == (24, 32)
     mask = segment(model, photo)
     # Offset 0, stride 4: at every fourth pixel the mask is the coarse top class itself.
-    np.testing.assert_array_equal(mask[::4, ::4], top_class(scores)[0].numpy())
+    np.testing.assert_array_equal(mask[::4, ::4], found.scores.argmax(dim=0).numpy())
     assert len(np.unique(mask)) > 1
 
 
@@ -181,10 +182,15 @@ def test_bands_of_any_height_give_the_same_mask(
     pixels: int, rows: int, numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = torch.Generator().manual_seed(pixels + rows)
-    scores = torch.randn(2, 3, 10, 12, generator=generator)
-    size, geometry = (75, 90), {"stride": 8.0, "offset": 1.5}
-    expected = upsample(scores, size, **geometry).argmax(dim=1).to(torch.uint8)
+    scores, size = torch.randn(3, 10, 12, generator=generator), (75, 90)
+    found = score_map(scores, stride=8.0, offset=1.5, size=size)
+    fine = upsample(scores, size, stride=8.0, offset=1.5)
     monkeypatch.setattr("milseg.inference.score_map.BAND_PIXELS", pixels)
     monkeypatch.setattr("milseg.inference.score_map.BAND_ROWS", rows)
     monkeypatch.setattr("milseg.inference.score_map.BAND_NUMBERS", numbers)
-    assert torch.equal(masks_from_scores(scores, size, **geometry), expected)
+    mask = found.argmax_mask(size)
+    np.testing.assert_array_equal(mask, fine.argmax(dim=0).numpy())
+    # The probability of each pixel's class, though the whole is never held.
+    expected = fine.softmax(dim=0).amax(dim=0)
+    torch.testing.assert_close(found.probability_of(mask), expected)
+    torch.testing.assert_close(found.probabilities_at(size).amax(dim=0), expected)

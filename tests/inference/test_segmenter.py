@@ -16,11 +16,12 @@ from milseg.data.image import open_photo, resize_photo
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, save_model
 from milseg.inference.prior import Prior, apply_prior
-from milseg.inference.score_map import masks_from_scores, segment, upsample
-from milseg.inference.segmenter import Segmenter, load
-from milseg.inference.tta import look
+from milseg.inference.score_map import ScoreMap, upsample
+from milseg.inference.segmenter import Segmenter, load, segment
+from milseg.inference.tta import tta_score_map
 from milseg.models.backbones import build_fcn
-from milseg.refine import dense_crf
+from milseg.models.fuse import fused
+from milseg.refine.crf import dense_crf
 
 CLASSES = ("background", "cat", "cow", "dog")
 
@@ -69,24 +70,22 @@ def test_views_prior_and_refiner_each_take_part(photo: np.ndarray) -> None:
     plain = Segmenter(model, spec).segment(photo).mask
 
     views = InferenceConfig(scales=(1.0, 1.5), flip=True)
-    found = look(model, photo, longest_side=48, scales=(1.0, 1.5), flip=True)
-    geometry = {"stride": found.stride, "offset": found.offset, "input_size": found.input_size}
+    found = tta_score_map(fused(model), photo, longest_side=48, scales=(1.0, 1.5), flip=True)
     mask = Segmenter(model, spec, inference=views).segment(photo).mask
-    assert np.array_equal(mask, masks_from_scores(found.scores, size, **geometry)[0].numpy())
+    assert np.array_equal(mask, found.argmax_mask(size))
     assert not np.array_equal(mask, plain)
 
-    weighed = apply_prior(found.scores, prior, 2.0)
     both = InferenceConfig(scales=(1.0, 1.5), flip=True, prior=2.0)
     mask = Segmenter(model, spec, inference=both).segment(photo).mask
-    assert np.array_equal(mask, masks_from_scores(weighed, size, **geometry)[0].numpy())
+    assert np.array_equal(mask, found.map(lambda scores: apply_prior(scores, prior, 2.0)).argmax_mask(size))
     assert not np.array_equal(mask, plain)
 
     small = (41, 50)  # the refiner sees the photo at its own limit, and its probabilities are interpolated
     refined = InferenceConfig(refine="crf(iterations=2)", refine_side=50)
-    one = look(model, photo, longest_side=48)
-    p = upsample(one.scores, small, stride=4, offset=0.0, input_size=one.input_size)[0].softmax(dim=0)
+    one = tta_score_map(fused(model), photo, longest_side=48)
+    p = upsample(one.scores, small, stride=4, offset=0.0, input_size=one.input_size).softmax(dim=0)
     p = dense_crf(resize_photo(photo, small), p, iterations=2)
-    expected = masks_from_scores(p[None], size, stride=1, offset=0.0, input_size=small)[0].numpy()
+    expected = ScoreMap(scores=p, stride=1, offset=0.0, input_size=small).argmax_mask(size)
     mask = Segmenter(model, spec, inference=refined).segment(photo).mask
     assert np.array_equal(mask, expected)
     assert not np.array_equal(mask, plain)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from milseg.errors import UserError
-from milseg.inference.score_map import masks_from_scores
+from milseg.inference.score_map import ScoreMap
 from milseg.inference.tiling import _Band, out_of_memory, parts_of, photo_tile_scores, pieces
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
@@ -64,9 +64,12 @@ def test_tiles_leave_no_seam(
     assert len(calls) >= 2
     torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
     masks = [
-        masks_from_scores(scores, size, stride=model.stride, offset=model.offset) for scores in (whole, tiled)
+        ScoreMap(scores=scores[0], stride=model.stride, offset=model.offset, input_size=size).argmax_mask(
+            size
+        )
+        for scores in (whole, tiled)
     ]
-    assert float((masks[0] == masks[1]).float().mean()) >= 0.9999
+    assert (masks[0] == masks[1]).mean() >= 0.9999
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from milseg.models.backbones import BACKBONES, build_fcn
 from milseg.models.fcn import geometry, spatial_layers
-from milseg.refine import transition_matrix, walked, walking_size
+from milseg.refine.random_walk import random_walk, transition_matrix, walking_size
 
 
 def slow_transitions(features: list[torch.Tensor], power: float) -> list[list[float]]:
@@ -53,7 +53,7 @@ def test_a_step_is_the_mean_over_where_it_may_come_to() -> None:
     sharp = torch.tensor(p) ** 3
     expected = (sharp / sharp.sum(dim=0)).view(3, 2, 3)
     torch.testing.assert_close(
-        walked(scores, step, steps=2, sharpness=3).exp(), expected, rtol=1e-4, atol=1e-6
+        random_walk(scores, step, steps=2, sharpness=3).exp(), expected, rtol=1e-4, atol=1e-6
     )
 
 
@@ -63,7 +63,7 @@ def test_what_a_part_says_spreads_to_its_like_and_no_further() -> None:
     scores = torch.zeros(2, 1, 6)
     scores[0] = 0.4
     scores[1, 0, 0] = 6.0
-    after = walked(scores, transition_matrix([look]), steps=2)
+    after = random_walk(scores, transition_matrix([look]), steps=2)
     assert after.argmax(dim=0)[0].tolist() == [1, 1, 1, 0, 0, 0]
     assert scores.argmax(dim=0)[0].tolist() == [1, 0, 0, 0, 0, 0]
 
@@ -71,7 +71,7 @@ def test_what_a_part_says_spreads_to_its_like_and_no_further() -> None:
 def test_ruled_out_classes_stay_out_and_a_photo_of_one_colour_stays_finite() -> None:
     scores = torch.randn(3, 4, 4)
     scores[1] = -torch.inf
-    after = walked(scores, transition_matrix([torch.ones(2, 4, 4)]), steps=2)
+    after = random_walk(scores, transition_matrix([torch.ones(2, 4, 4)]), steps=2)
     assert torch.isfinite(after).all()
     assert float(after[1].max()) < -200
     torch.testing.assert_close(after.exp().sum(dim=0), torch.ones(4, 4))
@@ -83,7 +83,7 @@ def test_a_large_map_walks_on_a_coarser_grid_and_keeps_its_detail() -> None:
     scores[0] += 1.0
     height, width = walking_size(96, 128)
     assert height * width <= 4096 < 96 * 128
-    after = walked(scores, torch.eye(height * width), steps=2)
+    after = random_walk(scores, torch.eye(height * width), steps=2)
     assert after.shape == scores.shape
     assert torch.equal(after.argmax(dim=0), scores.argmax(dim=0))
 

@@ -94,7 +94,7 @@ def test_instances_of_the_papers_rule(live: Live, segmenter: Segmenter) -> None:
     pixels = photo(4)
     answer = live.ask("/v1/segment?include=instances&tags=cat,dog", png_of(pixels)).json()["instances"]
     assert (answer["rule"], answer["present"]) == ("max", ["background", "cat", "dog"])
-    scores = segmenter.scores(pixels).scores[0].numpy()  # sheep stays in the softmax: absent, not ruled out
+    scores = segmenter.score_map(pixels).scores.numpy()  # sheep stays in the softmax: absent, not ruled out
     p = np.exp(scores - scores.max(axis=0))
     p /= p.sum(axis=0)
     assert [row["name"] for row in answer["places"]] == ["background", "cat", "dog"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 import milseg.inference.segmenter
@@ -62,25 +61,21 @@ def test_what_takes_the_tags_away_is_left_out(
     monkeypatch: pytest.MonkeyPatch, walked: int, refined: int, kept: InferenceConfig, told: list[str]
 ) -> None:
     """All four photos are cat by themselves; walk and refiner make all but so many of them background."""
-    background = torch.tensor([9.0, 0.0, 0.0])
 
     def number(photo: UInt8) -> int:
         return int(photo.mean()) // 60
 
-    def walk(self: Any, photo: UInt8, found: Any) -> Any:
-        if self.inference.random_walk and number(photo) >= walked:
-            return found._replace(scores=background[None, :, None, None].expand_as(found.scores))
-        return found
+    def masks(self: Any, photo: UInt8, settings: dict[Any, InferenceConfig]) -> dict[Any, UInt8]:
+        lost = {
+            key: (config.random_walk and number(photo) >= walked)
+            or (config.refine != "none" and number(photo) >= refined)
+            for key, config in settings.items()
+        }
+        assert not any(config.prior for config in settings.values())
+        return {key: full(0 if background else 1) for key, background in lost.items()}
 
-    def refine(self: Any, photo: UInt8, probs: torch.Tensor) -> torch.Tensor:
-        if number(photo) >= refined:
-            return background.softmax(0)[:, None, None].expand_as(probs)
-        return probs
-
-    monkeypatch.setattr(milseg.inference.segmenter.Segmenter, "walked", walk)
-    monkeypatch.setattr(milseg.inference.segmenter.Segmenter, "refined", refine)
+    monkeypatch.setattr(milseg.inference.segmenter.Segmenter, "masks", masks)
     model = FCN(nn.Sequential(), nn.Sequential(), nn.Conv2d(3, 3, 1))
-    model.set_rows(torch.zeros(3, 3), torch.tensor([0.0, 2.0, 0.0]))
     spec = ModelSpec(backbone="tiny", classes=CLASSES)
     found, words = drop_harmful_refinement(model.eval(), spec, ALL, bags())
     assert found == kept

@@ -75,12 +75,15 @@ def test_files_are_written_once_and_true_masks_stay_shut(
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_where_the_refiner_disagrees_with_the_map_the_pixel_is_void() -> None:
+def test_where_the_refiner_disagrees_with_the_map_the_pixel_is_void(monkeypatch: pytest.MonkeyPatch) -> None:
     """A refiner that gives every pixel to the dog: sure only where the map itself said dog."""
     model, photo = segmenter(), photo_of()
-    model._refine = lambda _, probs: torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand_as(probs)
+    all_dog = torch.tensor([0.0, 0.0, 1.0])[:, None, None]
+    monkeypatch.setattr(
+        model, "refined", lambda _, found: found.map(lambda scores: all_dog.expand_as(scores))
+    )
     mask = pseudo_label(model, photo, (1, 0, 1), sure=0.6)
-    model._refine = None
+    monkeypatch.undo()
     p = model.segment(photo, tags=["dog"]).probabilities()
     assert np.array_equal(mask, np.where(p[2] >= 0.6, 2, VOID))
     assert set(np.unique(mask)) == {2, VOID}

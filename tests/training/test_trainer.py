@@ -26,7 +26,7 @@ from milseg.distributed import preemption
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN, freeze
-from milseg.refine import superpixels
+from milseg.refine.superpixels import superpixels
 from milseg.rules import RuleEntry, find_rule, mil_loss
 from milseg.training.checkpoint import load_state
 from milseg.training.schedule import batch_at, learning_rate_at

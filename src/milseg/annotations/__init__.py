@@ -5,12 +5,12 @@ Nothing heavy is imported before a writer is opened.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milseg.errors import unknown_name
+from milseg.utils.registry import load_object
 
 if TYPE_CHECKING:
     from milseg.annotations.writer import Writer
@@ -52,9 +52,8 @@ def writer_class(name: str) -> type[Writer]:
     """
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS)
-    module, _, attribute = FORMATS[name].writer.partition(":")
-    found: type[Writer] = getattr(importlib.import_module(module), attribute)
-    return found
+    writer: type[Writer] = load_object(FORMATS[name].writer)
+    return writer
 
 
 def open_writer(

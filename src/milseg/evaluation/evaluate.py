@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from milseg.config import InferenceConfig
 from milseg.data.bags import BACKGROUND, VOID, BagSet, load_mask, load_photo, mask_values_for
 from milseg.data.image import UInt8, open_mask
 from milseg.data.sources.ground_truth import (
@@ -21,10 +22,9 @@ from milseg.data.sources.ground_truth import (
 from milseg.distributed import collectives
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation, Scores
-from milseg.inference.score_map import masks_from_scores, photo_scores
+from milseg.inference.model_folder import ModelSpec
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.fuse import fused
 
 
 def evaluate_folder(
@@ -119,7 +119,7 @@ def evaluate_model(
     longest_side: int | None = None,
     progress: bool = True,
 ) -> dict[str, Scores]:
-    """Score a model on the photos of a set at their own size, by each of the `readings` of its map.
+    """Score a network's own maps on the photos of a set at their own size, by each of the `readings`.
 
     Several processes (`milseg.distributed.collectives`) each score their share of the photos, and all return the
     scores of the whole set: counts of pixels add up, so they are those of one process.
@@ -132,17 +132,15 @@ def evaluate_model(
     Raises:
         UserError: no photos, or a photo without a mask.
     """
-    network = fused(model.eval())
+    spec = ModelSpec(backbone="", classes=bags.classes, longest_side=longest_side)
+    segmenter = Segmenter(model, spec, inference=InferenceConfig())
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
     with collectives.errors_on_all_ranks():
         for photo, truth in _photos_and_truth(bags, progress):
-            size = (photo.shape[0], photo.shape[1])
-            scores, seen = photo_scores(network, photo, longest_side=longest_side)
+            score_map = segmenter.score_map(photo)
             for reading, evaluation in evaluations.items():
-                mask = masks_from_scores(
-                    scores, size, stride=model.stride, offset=model.offset, reading=reading, input_size=seen
-                )
-                evaluation.update(mask[0].cpu().numpy(), truth)
+                mask = score_map.argmax_mask((photo.shape[0], photo.shape[1]), reading=reading)
+                evaluation.update(mask, truth)
     unscored = _never_shown(bags)
     return {name: _of_all(part).compute(unscored=unscored) for name, part in evaluations.items()}
 

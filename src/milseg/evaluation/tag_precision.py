@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
 from milseg.data.bags import PRESENT, UNKNOWN, BagSet, load_photo
-from milseg.inference.score_map import photo_scores
+from milseg.inference.tta import tta_score_map
 from milseg.models.fcn import FCN
 from milseg.models.fuse import fused
 from milseg.utils.parallel import prefetch_map
@@ -36,8 +36,8 @@ class TagScores:
 
 
 def photo_tag_scores(scores: torch.Tensor) -> NDArray[np.float64]:
-    """One score a class of a photo: its highest log-probability at any place, float64 [C], from scores [1, C, h, w]."""
-    best = scores.float().log_softmax(dim=1).flatten(2).amax(dim=2)[0]
+    """Return the highest log-probability of each class at any cell, float64 [C], from scores [C, h, w]."""
+    best = scores.float().log_softmax(dim=0).flatten(1).amax(dim=1)
     return np.asarray(best.double().cpu().numpy())
 
 
@@ -70,9 +70,9 @@ def score_tags(model: FCN, bags: BagSet, *, longest_side: int | None = None) -> 
     network = fused(model.eval())
     rows, shares = [], np.zeros(len(bags.classes))
     for _, photo in prefetch_map(load_photo, bags.bags, workers=1):
-        scores, _ = photo_scores(network, photo, longest_side=longest_side)
+        scores = tta_score_map(network, photo, longest_side=longest_side).scores
         rows.append(photo_tag_scores(scores))
-        top = scores.argmax(dim=1).flatten().cpu().numpy()
+        top = scores.argmax(dim=0).flatten().cpu().numpy()
         shares += np.bincount(top, minlength=len(bags.classes)) / top.size
     tags = np.array([bag.tags for bag in bags.bags], dtype=np.int64)
     per_class = average_precisions(np.array(rows), tags, bags.classes)

@@ -7,15 +7,15 @@ The threshold is the best of several on the masks that score it, which is said b
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from milseg.data.bags import BagSet, load_mask, load_photo
 from milseg.evaluation.confusion import Evaluation
-from milseg.inference.score_map import photo_scores, top_class, upsample
+from milseg.inference.tta import tta_score_map
 from milseg.models.fcn import FCN
 from milseg.models.fuse import fused
 
@@ -23,18 +23,23 @@ THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 17))
 
 
 def activation_maps(scores: torch.Tensor) -> torch.Tensor:
-    """Maps of the found classes, 0 to 1, [C - 1, h, w] from scores [1, C, h, w]; a class is found where its mean is
+    """Maps of the found classes, 0 to 1, [C - 1, h, w] from scores [C, h, w]; a class is found where its mean is
     above 0, and the surest one always is.
 
-    >>> activation_maps(torch.tensor([[[[0.0, 0.0]], [[4.0, 1.0]], [[-3.0, 1.0]]]])).tolist()
+    >>> activation_maps(torch.tensor([[[0.0, 0.0]], [[4.0, 1.0]], [[-3.0, 1.0]]])).tolist()
     [[[1.0, 0.25]], [[0.0, 0.0]]]
     """
-    front = scores[0, 1:].float()
+    front = scores[1:].float()
     mean = front.mean(dim=(1, 2))
     found = (mean > 0) | (mean == mean.max())
     maps = front.clamp_min(0)
     maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-6)
     return maps * found[:, None, None]
+
+
+def with_background(threshold: float, maps: torch.Tensor) -> torch.Tensor:
+    """Return maps [C, h, w] whose class 0, the background, is `threshold` everywhere, from maps [C - 1, h, w]."""
+    return torch.cat([torch.full_like(maps[:1], threshold), maps])
 
 
 def cam_scores(
@@ -47,13 +52,10 @@ def cam_scores(
         photo = load_photo(bag)
         size = (photo.shape[0], photo.shape[1])
         truth = load_mask(bag, val, size=size)
-        scores, seen = photo_scores(network, photo, longest_side=longest_side)
-        maps = activation_maps(scores.cpu())[None]
-        fine = upsample(maps, size, stride=model.stride, offset=model.offset, input_size=seen)
+        score_map = tta_score_map(network, photo, longest_side=longest_side)
+        maps = score_map.map(lambda scores: activation_maps(scores.cpu()))
         for threshold, evaluation in evaluations.items():
-            background = torch.full_like(fine[:, :1], threshold)
-            mask = top_class(torch.cat([background, fine], dim=1))[0].numpy()
-            evaluation.update(np.asarray(mask), truth)
+            evaluation.update(maps.map(partial(with_background, threshold)).argmax_mask(size), truth)
     scored = {threshold: evaluation.compute().to_json() for threshold, evaluation in evaluations.items()}
     best = max(scored, key=lambda threshold: scored[threshold]["mean_iu"] or 0.0)
     return {

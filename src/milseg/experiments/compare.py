@@ -24,7 +24,6 @@ from milseg.experiments.compare_tasks import CAM, Task, digits_task, source_task
 from milseg.inference.model_folder import save_model
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
-from milseg.models.fuse import fused
 from milseg.rules import find_rule
 from milseg.training.calibration import calibrated
 from milseg.training.pseudo_labels import write_own_masks
@@ -33,7 +32,7 @@ from milseg.utils.call_syntax import split_calls
 from milseg.utils.devices import pick_device
 from milseg.utils.files import claim_folder, write_json
 
-STEPS = ("plain", "views", "walked", "refined", "prior")  # each with what came before
+STEPS = ("plain", "tta", "random_walk", "refined", "prior")  # each with what came before
 
 
 def compare(options: CompareOptions, *, progress: bool = True) -> list[dict[str, Any]]:
@@ -147,7 +146,7 @@ def _run(
     rows = [{**row, **_scores(task, model, progress)}]
     for number in range(1, options.rounds + 1 if not masks else 1):
         began = time.monotonic()
-        maker = Segmenter(model, task.spec, inference=task.refine, network=fused(model))
+        maker = Segmenter(model, task.spec, inference=task.refine)
         bags = write_own_masks(
             maker, task.train, folder / f"pseudo-labels-{number}", sure=task.sure, progress=progress
         )
@@ -223,33 +222,21 @@ def _scores(task: Task, model: FCN, progress: bool) -> dict[str, Any]:
     """Mean IU of each of `STEPS`, and the last one's by class; void excluded, one confusion matrix over the set."""
     if task.val is None:
         return {"mean_iu": dict.fromkeys(STEPS)}
-    views = replace(task.refine, random_walk=0, refine="none")
-    spec = calibrated(model, task.spec, replace(views, prior=1.0), task.held)
-    weight = 1.0 if spec.prior is not None else 0.0
-    network = fused(model)
-    plain, seen, refined, weighed = (
-        Segmenter(model, spec, inference=config, network=network)
-        for config in (InferenceConfig(), views, task.refine, replace(task.refine, prior=weight))
-    )
+    tta = replace(task.refine, random_walk=0, refine="none")
+    spec = calibrated(model, task.spec, replace(tta, prior=1.0), task.held)
+    settings = {
+        "plain": InferenceConfig(),
+        "tta": tta,
+        "random_walk": replace(task.refine, refine="none"),
+        "refined": task.refine,
+        "prior": replace(task.refine, prior=1.0 if spec.prior is not None else 0.0),
+    }
+    segmenter = Segmenter(model, spec, inference=task.refine)
     evaluations = {name: Evaluation(task.val.classes) for name in STEPS}
     for bag in tqdm(task.val.bags, desc="score", unit="photo", disable=not progress):
         photo = load_photo(bag)
         truth = load_mask(bag, task.val, size=(photo.shape[0], photo.shape[1]))
-        found = seen.scores(photo)
-        # Both at once: what looks alike is the same for both.
-        both = torch.cat([found.scores, weighed.with_prior(found).scores])
-        walked, with_prior = (
-            found._replace(scores=one[None])
-            for one in refined.walked(photo, found._replace(scores=both)).scores
-        )
-        masks = {
-            "plain": plain.segment(photo).mask,
-            "views": seen.mask_of(photo, found),
-            "walked": seen.mask_of(photo, walked),
-            "refined": refined.mask_of(photo, walked),
-            "prior": weighed.mask_of(photo, with_prior),
-        }
-        for name, mask in masks.items():
+        for name, mask in segmenter.masks(photo, settings).items():
             evaluations[name].update(mask, truth)
     scores = {name: evaluation.compute().to_json() for name, evaluation in evaluations.items()}
     return {

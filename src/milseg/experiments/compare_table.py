@@ -13,8 +13,8 @@ from milseg.utils.files import write_json, write_text
 
 COLUMNS = {
     "plain": "as trained",
-    "views": "+ views",
-    "walked": "+ walk",
+    "tta": "+ TTA",
+    "random_walk": "+ random walk",
     "refined": "+ refined",
     "prior": "+ prior",
 }

@@ -27,7 +27,6 @@ from milseg.evaluation.confusion import Scores
 from milseg.evaluation.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
 from milseg.figures import curves, figure1, score_bars
 from milseg.inference.model_folder import ModelSpec, load_model, save_model
-from milseg.inference.score_map import segment
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
 from milseg.training.trainer import fit
@@ -324,15 +323,13 @@ def figure_photos(val: BagSet, count: int = FIGURE_ROWS) -> list[int]:
 
 
 def _draw(experiment: Experiment, rows: list[Row], out: Path) -> None:
-    models = [load_model(out / "models" / name)[0] for name in ("baseline", "mil-fcn", "oracle")]
-    beyond = load_model(out / "models" / "beyond") if experiment.beyond is not None else None
+    names = ["baseline", "mil-fcn", "oracle", *(["beyond"] if experiment.beyond is not None else [])]
+    segmenters = [Segmenter(*load_model(out / "models" / name)) for name in names]
     pictures = []
     for index in figure_photos(experiment.val):
         bag = experiment.val.bags[index]
         photo = load_photo(bag)
-        masks = [segment(model, photo) for model in models]
-        if beyond is not None:
-            masks.append(Segmenter(*beyond).segment(photo).mask)
+        masks = [segmenter.segment(photo).mask for segmenter in segmenters]
         pictures.append([photo, load_mask(bag, experiment.val), *masks])
     # The paper's three columns in its order, and beside them the rows above and below MIL-FCN.
     order = (0, 1, 3, 2, 4)
@@ -344,7 +341,7 @@ def _draw(experiment: Experiment, rows: list[Row], out: Path) -> None:
         titles=titles[: len(pictures[0])],
     )
     runs = {}
-    for name in ("mil-fcn", "oracle", *(["beyond"] if beyond is not None else [])):
+    for name in names[1:]:
         lines = (out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         runs[name] = [json.loads(line) for line in lines]
     curves(runs, out / "curves.png", title=experiment.dataset)

@@ -114,7 +114,7 @@ class PhotoGraph(nn.Module):
     def _look(
         self, pixels: torch.Tensor, seen: torch.Tensor
     ) -> tuple[torch.Tensor, float, tuple[torch.Tensor, torch.Tensor]]:
-        """The merged map, its stride, and the first view's padded image and scores; see `milseg.inference.tta.look`."""
+        """The merged map, its stride, and the first view's padded image and scores; see `milseg.inference.tta`."""
         scales, flip = self.config.scales, self.config.flip
         if scales == (1.0,) and not flip:
             image, scores = self._view(pixels, seen, flip=False)

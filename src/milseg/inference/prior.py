@@ -1,9 +1,9 @@
 """Image-level prior: which classes a photo shows at all, weighed into its score map.
 
-A map is made place by place, and a few places of a class that is not there cost as much as a class that is. What the
-whole photo says of each class is steadier: its probability, as a factor on the class's map, is the image-level prior of
-Pinheiro & Collobert 2015, section 3.3. It is calibrated on bags by their tags alone, and at prediction it uses the
-photo's predicted tags, never true ones.
+A map is made cell by cell, and a few cells of an absent class cost as much as a present class. The evidence of the
+whole photo is steadier. The probability that the photo shows a class, as a factor on the class's map, is the
+image-level prior of Pinheiro & Collobert 2015, section 3.3. It is calibrated on bags by their tags alone. At prediction
+it uses the photo's predicted tags, never true ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from milseg.data.bags import PRESENT, UNKNOWN
 
 BACKGROUND_NAME = "background"
-FEWEST = 5  # bags with the tag, and without it, below which a class's calibration would be a guess
+FEWEST = 5  # bags with the tag, and as many without it, that calibrating a class takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,25 +28,25 @@ class Prior:
     """Each class's tag probability, 1 / (1 + exp(-(slope * evidence + intercept))).
 
     Attributes:
-        slope, intercept: one number a class; a slope of 0 with an intercept of infinity leaves the class alone.
+        slope, intercept: one number a class; slope 0 with an infinite intercept leaves the class alone.
     """
 
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
 
     def log_probability(self, evidence: torch.Tensor) -> torch.Tensor:
-        """log P(class is in the photo) from `tag_evidence`, [C] to [C]; 0 for classes that are left alone."""
+        """Return log P(class is in the photo) from `tag_evidence`, [C] to [C]; 0 for classes left alone."""
         slope, intercept = (torch.tensor(v, dtype=evidence.dtype) for v in (self.slope, self.intercept))
         return torch.nn.functional.logsigmoid(slope * evidence.cpu() + intercept)
 
 
 def tag_evidence(scores: torch.Tensor) -> torch.Tensor:
-    """What a map says of each class in the photo: the log-odds of its most probable place, [C] from [1, C, h, w].
+    """Return the log-odds of each class at its most probable cell, [C] from [C, h, w].
 
-    >>> tag_evidence(torch.tensor([[[[0.0, 1.0]], [[0.0, 3.0]]]])).round(decimals=4).tolist()
+    >>> tag_evidence(torch.tensor([[[0.0, 1.0]], [[0.0, 3.0]]])).round(decimals=4).tolist()
     [0.0, 2.0]
     """
-    log_p = scores[0].float().log_softmax(dim=0).flatten(1)
+    log_p = scores.float().log_softmax(dim=0).flatten(1)
     best = log_p.amax(dim=1)
     # log(1 - p) without the loss of digits near p = 1.
     rest = torch.log(-torch.expm1(best.clamp(max=-1e-7)))
@@ -56,7 +56,7 @@ def tag_evidence(scores: torch.Tensor) -> torch.Tensor:
 def fit_prior(evidence: NDArray[np.float64], tags: NDArray[np.int64], classes: Sequence[str]) -> Prior:
     """Calibrate each class on bags by their tags: logistic regression of the tag on the evidence.
 
-    The background, and a class that too few bags have or lack, is left alone.
+    The background is left alone, and so is a class that fewer than `FEWEST` bags have or lack.
 
     Args:
         evidence: [N, C], of bags that the network did not learn from. tags: [N, C] of PRESENT, ABSENT, UNKNOWN.
@@ -69,7 +69,7 @@ def fit_prior(evidence: NDArray[np.float64], tags: NDArray[np.int64], classes: S
         if name != BACKGROUND_NAME and min(present.sum(), (~present).sum()) >= FEWEST:
             fitted = LogisticRegression(C=1.0).fit(evidence[known, number : number + 1], present)
             slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-            if slope <= 0:  # evidence that speaks against its own class says nothing
+            if slope <= 0:  # evidence against its own class is no evidence
                 slope, intercept = 0.0, math.inf
         slopes.append(slope)
         intercepts.append(intercept)
@@ -77,9 +77,9 @@ def fit_prior(evidence: NDArray[np.float64], tags: NDArray[np.int64], classes: S
 
 
 def apply_prior(scores: torch.Tensor, prior: Prior, strength: float = 1.0) -> torch.Tensor:
-    """The map with each class's scores raised by `strength` times its log-probability, [1, C, h, w].
+    """Return the scores [C, h, w] plus `strength` times each class's log-probability.
 
     In probabilities: each class's map times P(class)^strength, then normalised again.
     """
     log_p = prior.log_probability(tag_evidence(scores)).to(scores.device, scores.dtype)
-    return scores + strength * log_p[None, :, None, None]
+    return scores + strength * log_p[:, None, None]

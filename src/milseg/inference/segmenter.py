@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,26 +19,24 @@ from milseg.data.image import (
     PackedPhoto,
     UInt8,
     as_rgb,
-    fit_size,
     open_photo,
-    resize_photo,
 )
 from milseg.data.masks import class_counts, overlay
 from milseg.errors import UserError, unknown_name
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import ModelSpec, load_model
 from milseg.inference.onnx_network import OnnxNetwork, is_onnx_file, load_onnx_network
-from milseg.inference.prior import apply_prior
-from milseg.inference.score_map import masks_from_scores, upsample
+from milseg.inference.pipeline import Job, coarse_map, refine
+from milseg.inference.score_map import ScoreMap
 from milseg.inference.tiling import Network
-from milseg.inference.tta import ScoreMap, affinity, look, walk
 from milseg.models.fcn import FCN
 from milseg.models.fuse import fused
 from milseg.refine import find_refiner
 from milseg.utils.devices import pick_device
 
-# Numbers of a score map that are worked on together, where it is large.
-BLOCK = 2**24
+Key = TypeVar("Key")
+# What can be segmented: a file, a photo in a shard, uint8 [H, W, 3], or a Pillow image.
+Photo: TypeAlias = Path | str | PackedPhoto | UInt8 | Image.Image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,15 +74,14 @@ class Segmentation:
 
     def probabilities(self) -> NDArray[np.float32]:
         """The softmax of the scores interpolated to the photo's size, float32 [C, H, W]."""
-        height, width = self.photo.shape[:2]
-        fine = upsample(
-            torch.from_numpy(self.scores).nan_to_num(neginf=-1e4),
-            (height, width),
+        score_map = ScoreMap(
+            scores=torch.from_numpy(self.scores),
             stride=self.stride,
             offset=self.offset,
             input_size=self.input_size,
         )
-        return np.asarray(fine.softmax(dim=0).numpy(), dtype=np.float32)
+        fine = score_map.probabilities_at((self.photo.shape[0], self.photo.shape[1]))
+        return np.asarray(fine.numpy(), dtype=np.float32)
 
 
 class Segmenter:
@@ -94,8 +92,7 @@ class Segmenter:
         inference: how maps become masks, in place of the spec's own.
         class_bias: for some classes a number added to their scores before the top class is taken: above 0 for more of
             the class, below 0 for less; 1 makes it e times as likely at every place.
-        network: what computes the scores in place of `model`, such as the same network made quicker: its score map
-            is all that is asked of it.
+        network: computes the scores in place of `model`; None means the model itself, its layers fused.
 
     Example:
         >>> from milseg.models.backbones import build_fcn
@@ -115,7 +112,9 @@ class Segmenter:
         network: Network | None = None,
     ) -> None:
         self.model, self.spec = model.eval(), spec
-        self.network: Network = model if network is None else network
+        if network is None:
+            network = fused(model) if isinstance(model, FCN) else model
+        self.network: Network = network
         self.classes = spec.classes
         self.inference = inference or spec.inference
         if self.inference.prior and spec.prior is None:
@@ -123,25 +122,25 @@ class Segmenter:
                 f"prior {self.inference.prior:g}: this model was saved without a calibrated prior; train it with a "
                 "part of the photos held out, or use prior 0"
             )
-        # The network whose inner maps the walk follows.
-        self._inside = next((n for n in (self.network, self.model) if isinstance(n, FCN)), None)
-        if self.inference.random_walk and self._inside is None:
+        self._features = next((n for n in (self.network, self.model) if isinstance(n, FCN)), None)
+        if self.inference.random_walk and self._features is None:
             raise UserError(
                 f"random walk {self.inference.random_walk}: an exported model has no inner maps for its affinity; "
                 "use --random-walk 0"
             )
-        self._refine = None if self.inference.refine == "none" else find_refiner(self.inference.refine)
-        self._shift = torch.zeros(len(spec.classes))
+        if self.inference.refine != "none":
+            find_refiner(self.inference.refine)  # a wrong name or option is refused before any photo
+        self._class_bias = torch.zeros(len(spec.classes))
         for name, amount in (class_bias or {}).items():
             if name not in spec.classes:
                 raise unknown_name("class", name, spec.classes)
             if not np.isfinite(amount):
                 raise UserError(f"adjustment of {name}: {amount}; expected a finite number")
-            self._shift[spec.classes.index(name)] = amount
+            self._class_bias[spec.classes.index(name)] = amount
 
     def segment(
         self,
-        photo: Path | str | PackedPhoto | UInt8 | Image.Image,
+        photo: Photo,
         *,
         tags: Iterable[str] | None = None,
         max_pixels: int = MAX_PIXELS,
@@ -157,11 +156,10 @@ class Segmenter:
         Raises:
             UserError: a photo that cannot be read, or an unknown tag.
         """
-        pixels = self._pixels(photo, max_pixels)
-        found = self.scores(pixels, allowed=None if tags is None else self._allowed(tags))
-        scores = found.scores
-        mask = self.mask_of(pixels, found)
-        best, confidence = certainty(scores[0])
+        pixels = self.pixels(photo, max_pixels=max_pixels)
+        score_map = self.score_map(pixels, allowed=None if tags is None else self._allowed(tags))
+        mask = self.refined(pixels, score_map).argmax_mask((pixels.shape[0], pixels.shape[1]))
+        best, confidence = score_map.tag_confidences()
         counts = class_counts(mask)
         return Segmentation(
             mask=mask,
@@ -169,83 +167,51 @@ class Segmenter:
             tags=self._shown(counts, best),
             areas=self._areas(counts),
             confidence=confidence,
-            scores=np.asarray(scores[0].numpy(), dtype=np.float32),
-            stride=found.stride,
-            offset=found.offset,
-            input_size=found.input_size,
+            scores=np.asarray(score_map.scores.numpy(), dtype=np.float32),
+            stride=score_map.stride,
+            offset=score_map.offset,
+            input_size=score_map.input_size,
             tags_given=tags is not None,
             photo=pixels,
         )
 
-    def scores(self, photo: UInt8, *, allowed: torch.Tensor | None = None) -> ScoreMap:
-        """The score map of a photo uint8 [H, W, 3], with prior and adjustment; on the CPU.
+    def score_map(
+        self, photo: UInt8, *, allowed: torch.Tensor | None = None, inference: InferenceConfig | None = None
+    ) -> ScoreMap:
+        """Return the score map of a photo uint8 [H, W, 3] before the refiner, on the CPU.
 
         Args:
-            allowed: bool [C]; the other classes are ruled out (-inf). With known tags the prior has nothing to say.
+            allowed: bool [C]; the other classes are ruled out (-inf), and the prior is not applied.
+            inference: settings in place of the segmenter's.
         """
-        config = self.inference
-        found = look(
-            self.network, photo, longest_side=self.spec.longest_side, scales=config.scales, flip=config.flip
-        )
-        found = found._replace(scores=found.scores.float().cpu())
-        if allowed is None:
-            found = self.with_prior(found)
-        else:
-            ruled_out = ~allowed[None, :, None, None]
-            found = found._replace(scores=found.scores.masked_fill(ruled_out, -torch.inf))
-        found = self.walked(photo, found)
-        if self._shift.any():
-            found = found._replace(scores=found.scores + self._shift[None, :, None, None])
-        return found
+        return coarse_map(self._job(photo, allowed), inference or self.inference)
 
-    def walked(self, photo: UInt8, found: ScoreMap) -> ScoreMap:
-        """The map after as many steps among places that look alike as `inference` says."""
-        if not self.inference.random_walk:
-            return found
-        assert self._inside is not None
-        return walk(found, affinity(self._inside, photo, found), steps=self.inference.random_walk)
+    def refined(self, photo: UInt8, score_map: ScoreMap) -> ScoreMap:
+        """Return the map after the refiner, with probabilities as its scores; the same map if no refiner is set."""
+        return refine(self._job(photo), self.inference, score_map)
 
-    def with_prior(self, found: ScoreMap) -> ScoreMap:
-        """The map weighed by the image-level prior, as strongly as `inference` says."""
-        if not self.inference.prior or self.spec.prior is None:
-            return found
-        return found._replace(scores=apply_prior(found.scores, self.spec.prior, self.inference.prior))
-
-    def interpolated(self, found: ScoreMap, size: tuple[int, int]) -> torch.Tensor:
-        """The softmax of the map interpolated to `size`, float32 [C, h, w], before any refiner."""
-        # A ruled-out class must stay finite through the interpolation: 0 * inf is not a number.
-        return upsample(
-            found.scores.clamp_min(-1e30),
-            size,
-            stride=found.stride,
-            offset=found.offset,
-            input_size=found.input_size,
-        )[0].softmax(dim=0)
-
-    def refined(self, photo: UInt8, probs: torch.Tensor) -> torch.Tensor:
-        """Probabilities [C, h, w] of a photo of any size after the refiner; the same where there is none."""
-        if self._refine is None:
-            return probs
-        return self._refine(resize_photo(photo, (probs.shape[1], probs.shape[2])), probs)
-
-    def mask_of(self, photo: UInt8, found: ScoreMap) -> UInt8:
-        """The mask uint8 [H, W] of a photo uint8 [H, W, 3] from its map: interpolated, refined, top class."""
+    def masks(self, photo: UInt8, settings: Mapping[Key, InferenceConfig]) -> dict[Key, UInt8]:
+        """Return a photo's mask uint8 [H, W] for each of some settings; stages that they share are computed once."""
+        job = replace(self._job(photo), maps={})
         size = (photo.shape[0], photo.shape[1])
-        if self._refine is None:
-            top = masks_from_scores(
-                found.scores,
-                size,
-                stride=found.stride,
-                offset=found.offset,
-                input_size=found.input_size,
-            )[0]
-        else:
-            seen = fit_size(*size, self.inference.refine_side)
-            probs = self.refined(photo, self.interpolated(found, seen))[None]
-            top = masks_from_scores(probs, size, stride=1, offset=0.0, input_size=seen)[0]
-        return np.asarray(top.numpy(), dtype=np.uint8)
+        return {
+            name: refine(job, inference, coarse_map(job, inference)).argmax_mask(size)
+            for name, inference in settings.items()
+        }
 
-    def _pixels(self, photo: Path | str | PackedPhoto | UInt8 | Image.Image, max_pixels: int) -> UInt8:
+    def _job(self, photo: UInt8, allowed: torch.Tensor | None = None) -> Job:
+        return Job(
+            photo=photo,
+            network=self.network,
+            features=self._features,
+            longest_side=self.spec.longest_side,
+            prior=self.spec.prior,
+            class_bias=self._class_bias,
+            allowed=allowed,
+        )
+
+    def pixels(self, photo: Photo, *, max_pixels: int = MAX_PIXELS) -> UInt8:
+        """Return the photo decoded and upright, uint8 [H, W, 3]; raises as `segment`."""
         if isinstance(photo, str | Path):
             return open_photo(Path(photo), max_pixels=max_pixels)
         if isinstance(photo, PackedPhoto):
@@ -282,18 +248,6 @@ class Segmenter:
         return tuple(sorted(shown, key=lambda tag: -tag[1]))
 
 
-def certainty(scores: torch.Tensor) -> tuple[list[float], float]:
-    """The highest probability of each class at any place of [C, h, w], and the mean of the top class's."""
-    step = max(1, BLOCK // (scores.shape[0] * scores.shape[2]))
-    best, total = torch.zeros(len(scores)), 0.0
-    for start in range(0, scores.shape[1], step):
-        rows = scores[:, start : start + step]
-        p = rows.softmax(dim=0)
-        best = torch.maximum(best, p.flatten(1).amax(dim=1))
-        total += float(p.amax(dim=0).mean()) * rows.shape[1]
-    return best.tolist(), total / scores.shape[1]
-
-
 def load(
     folder: Path | str,
     *,
@@ -317,4 +271,37 @@ def load(
         return Segmenter(network, spec, inference=inference, class_bias=class_bias)
     model, spec = load_model(local_folder(folder))
     model.to(pick_device(device))
-    return Segmenter(model, spec, inference=inference, class_bias=class_bias, network=fused(model))
+    return Segmenter(model, spec, inference=inference, class_bias=class_bias)
+
+
+def segment(
+    model: FCN,
+    photo: Photo,
+    *,
+    longest_side: int | None = None,
+    inference: InferenceConfig | None = None,
+    reading: str = "scores",
+) -> UInt8:
+    """Return the mask of one photo, uint8 [H, W] at the photo's own size, as a `Segmenter` of the model makes it.
+
+    For many photos build one `Segmenter`: it prepares the network once.
+
+    Args:
+        photo: as in `Segmenter.segment`.
+        longest_side: the network sees larger photos made this small, pixels; None keeps their size.
+        inference: how the score map becomes a mask; None is the paper's way, the network's own map interpolated.
+        reading: "scores" or "labels"; see `milseg.inference.score_map`.
+
+    Raises:
+        UserError: a photo that cannot be read, or an unknown reading.
+    """
+    segmenter = Segmenter(model, unnamed_spec(model, longest_side), inference=inference or InferenceConfig())
+    pixels = segmenter.pixels(photo)
+    refined = segmenter.refined(pixels, segmenter.score_map(pixels))
+    return refined.argmax_mask((pixels.shape[0], pixels.shape[1]), reading=reading)
+
+
+def unnamed_spec(model: FCN, longest_side: int | None = None) -> ModelSpec:
+    """Return a spec for a network without a model folder; its classes are called by their numbers."""
+    classes = tuple(str(number) for number in range(model.score_layer.out_channels))
+    return ModelSpec(backbone="", classes=classes, longest_side=longest_side)

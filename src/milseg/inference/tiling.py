@@ -48,6 +48,13 @@ class Network(Protocol):
         """float32 [1, 3, H, W], normalised, to scores [1, C, h, w]."""
 
 
+def device_of(network: Network) -> torch.device:
+    """Return the device on which a network computes; the CPU for one that is no torch module."""
+    if isinstance(network, nn.Module):
+        return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return torch.device("cpu")
+
+
 class Part(NamedTuple):
     """Consecutive layers of a network by themselves. Lengths count places of the map, or pixels, that they take.
 

@@ -1,10 +1,10 @@
-"""A random walk among places that look alike to the network: what it says of one place spreads to its like.
+"""A random walk among the cells of a score map: scores spread to cells that look alike to the network.
 
-A network's scores are surest where a class is most typical, the face of a cat, and fade towards its flank, though its
-inner maps know that both are fur of one piece. Spreading probabilities along this affinity, as AffinityNet (Ahn and
-Kwak, "Learning Pixel-level Semantic Affinity with Image-level Supervision for Weakly Supervised Semantic
-Segmentation", CVPR 2018, section 3.3) does along a learned one, costs no training: the affinity is the cosine of the
-features of the classifier's own layers, of several depths. docs/masks-worth-using.md has what it gives.
+A network's scores are highest where a class is most typical, the face of a cat. They fade towards its flank, though
+the network's inner maps show that both are fur of one piece. AffinityNet (Ahn and Kwak, "Learning Pixel-level Semantic
+Affinity with Image-level Supervision for Weakly Supervised Semantic Segmentation", CVPR 2018, section 3.3) spreads
+probabilities along a learned affinity. This affinity costs no training: it is the cosine of the features of several of
+the classifier's layers. docs/masks-worth-using.md has its effect.
 """
 
 from __future__ import annotations
@@ -15,47 +15,45 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-# Tried on photos of training (docs/masks-worth-using.md): how much affinity counts for, and how sure the result is.
+# Tried on training photos (docs/masks-worth-using.md): the weight of affinity, and how peaked the result is.
 POWER, SHARPNESS = 4, 3
-# Places that walk together: the transition matrix of so many takes 64 MiB. Larger maps walk on a coarser grid.
-MOST_PLACES = 4096
+# Cells that walk together: the transition matrix of as many takes 64 MiB. Larger maps walk on a coarser grid.
+MOST_CELLS = 4096
 LEAST = -80.0  # log probability; exp of less is no float32
 
 
 def transition_matrix(features: Sequence[torch.Tensor], *, power: float = POWER) -> torch.Tensor:
-    """How likely a step goes from each place to each other, [N, N] with N = h w; each row sums to 1.
+    """Return the probability of a step from each cell to each other, [N, N] with N = h w; each row sums to 1.
 
-    The affinity of two places is the cosine of their features less the photo's mean, below 0 as 0, averaged over the
-    layers; its `power` is the weight of the step.
+    The affinity of two cells is the cosine of their features less the photo's mean, negative values as 0, averaged
+    over the layers. Its `power` is the weight of the step.
 
     Args:
-        features: float [F, h, w] of each layer, at the same places; F differs.
+        features: float [F, h, w] of each layer, at the same cells; F differs.
 
     >>> two_of_a_kind = torch.tensor([[[1.0, 1.0, -2.0]]])
     >>> transition_matrix([two_of_a_kind]).tolist()
     [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]
     """
-    places = features[0][0].numel()
-    alike = torch.zeros(places, places, device=features[0].device)
+    cells = features[0][0].numel()
+    affinity = torch.zeros(cells, cells, device=features[0].device)
     for layer in features:
         flat = layer.flatten(1).float()
         flat = F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=0)
-        alike += (flat.T @ flat).clamp_min_(0)
-    # A place is like itself, also where all look the same and nothing is left beside the mean.
-    alike = (alike / len(features)).fill_diagonal_(1.0).pow_(power)
-    return alike / alike.sum(dim=1, keepdim=True)
+        affinity += (flat.T @ flat).clamp_min_(0)
+    # Where all cells look the same nothing is left beside the mean; each is still alike to itself.
+    affinity = (affinity / len(features)).fill_diagonal_(1.0).pow_(power)
+    return affinity / affinity.sum(dim=1, keepdim=True)
 
 
-def walked(
-    scores: torch.Tensor, step: torch.Tensor, *, steps: int, sharpness: float = SHARPNESS
+def random_walk(
+    scores: torch.Tensor, transition: torch.Tensor, *, steps: int, sharpness: float = SHARPNESS
 ) -> torch.Tensor:
-    """The log probabilities of a map after so many steps, made surer again by `sharpness`.
+    """Return the log probabilities of a map after `steps` steps, sharpened.
 
     Args:
         scores: float [C, h, w], logits; -inf for classes that are ruled out everywhere.
-        step: as `transition_matrix` gives it, [N, N], for this map's places or, where they are more than N, for those
-        of
-            `walking_size`.
+        transition: [N, N], as `transition_matrix` gives it, for the cells of `walking_size`.
         steps: 1 or more.
         sharpness: the result is the softmax of this times the log; walking evens out.
 
@@ -64,10 +62,10 @@ def walked(
     """
     log_p = scores.float().log_softmax(dim=0).clamp_min_(LEAST)
     size = walking_size(scores.shape[1], scores.shape[2])
-    coarse = F.adaptive_avg_pool2d(log_p.exp(), size)  # the same where the sizes are
+    coarse = F.adaptive_avg_pool2d(log_p.exp(), size)  # the identity for maps that walk on their own cells
     p = coarse.flatten(1).T
     for _ in range(steps):
-        p = step @ p
+        p = transition @ p
     change = p.T.reshape(coarse.shape).log().clamp_min_(LEAST) - coarse.log().clamp_min_(LEAST)
     if change.shape != log_p.shape:
         change = F.interpolate(change[None], size=log_p.shape[1:], mode="bilinear")[0]
@@ -75,10 +73,10 @@ def walked(
 
 
 def walking_size(height: int, width: int) -> tuple[int, int]:
-    """The (height, width) of the grid on which a map of so many places walks.
+    """Return the (height, width) of the grid on which a map of height x width cells walks.
 
     >>> walking_size(30, 40), walking_size(300, 400)
     ((30, 40), (55, 73))
     """
-    shrink = max(1.0, math.sqrt(height * width / MOST_PLACES))
+    shrink = max(1.0, math.sqrt(height * width / MOST_CELLS))
     return max(1, int(height / shrink)), max(1, int(width / shrink))

@@ -14,7 +14,7 @@ import torch
 from milseg.data.image import PackedPhoto, UInt8, open_photo
 from milseg.inference.onnx_network import OnnxNetwork
 from milseg.inference.segmenter import Segmenter
-from milseg.inference.tta import device_of
+from milseg.inference.tiling import device_of
 from milseg.serve.batcher import DynamicBatcher
 from milseg.serve.problems import busy
 from milseg.utils.parallel import processors

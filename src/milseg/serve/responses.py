@@ -123,7 +123,9 @@ def chosen_instances(
     """
     # A copy: what inference mode made can take no gradient.
     scores = (
-        segmenter.scores(found.photo).scores.clone() if found.tags_given else torch.tensor(found.scores)[None]
+        segmenter.score_map(found.photo).scores[None].clone()
+        if found.tags_given
+        else torch.tensor(found.scores)[None]
     )
     names = [n for n in found.classes if n in present or n == "background"]
     tags = torch.tensor([[PRESENT if n in names else ABSENT for n in found.classes]], dtype=torch.int8)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from milseg.data.bags import Bag, load_photo
-from milseg.inference.score_map import photo_scores
+from milseg.data.image import fit_size, normalise, resize_photo
 from milseg.models.fcn import FCN, evaluating
 from milseg.utils.parallel import prefetch_map
 
@@ -64,7 +64,8 @@ class FeatureStandardizer(nn.Module):
 
         with evaluating(model), model.score_layer.register_forward_pre_hook(add):
             for _, photo in prefetch_map(load_photo, bags, workers=1):
-                photo_scores(model, photo, longest_side=longest_side)
+                size = fit_size(photo.shape[0], photo.shape[1], longest_side)
+                model(normalise(resize_photo(photo, size))[None].to(model.score_layer.weight.device))
         mean, square = sums / len(bags)
         deviation = (square - mean.square()).clamp_min(0).sqrt()
         least = LEAST * float(deviation.square().mean().sqrt())

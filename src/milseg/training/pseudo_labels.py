@@ -18,10 +18,9 @@ import torch
 from tqdm import tqdm
 
 from milseg.data.bags import PRESENT, VOID, Bag, BagSet, load_photo
-from milseg.data.image import UInt8, fit_size
+from milseg.data.image import UInt8
 from milseg.data.masks import write_mask
 from milseg.distributed.collectives import errors_on_all_ranks, rank_slice
-from milseg.inference.score_map import read_at
 from milseg.inference.segmenter import Segmenter
 from milseg.utils.parallel import one_thread, prefetch_map, processors
 
@@ -41,17 +40,10 @@ def pseudo_label(segmenter: Segmenter, photo: UInt8, tags: tuple[int, ...], *, s
     size = (photo.shape[0], photo.shape[1])
     if not allowed.any():
         return np.full(size, VOID, dtype=np.uint8)
-    seen = fit_size(*size, segmenter.inference.refine_side)
-    before = segmenter.interpolated(segmenter.scores(photo, allowed=allowed), seen)
-    after = segmenter.refined(photo, before)
-    if seen != size:
-        rows, columns = (
-            (torch.arange(side) + 0.5) * (small / side) - 0.5 for side, small in zip(size, seen, strict=True)
-        )
-        before, after = (read_at(p, rows, columns) for p in (before, after))
-    top = after.argmax(dim=0)
-    confidence = before.gather(0, top[None])[0]
-    return np.asarray(top.to(torch.uint8).masked_fill_(confidence < sure, VOID).numpy())
+    score_map = segmenter.score_map(photo, allowed=allowed)
+    mask = segmenter.refined(photo, score_map).argmax_mask(size)
+    mask[score_map.probability_of(mask).numpy() < sure] = VOID
+    return mask
 
 
 def write_own_masks(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from milseg.config import TrainConfig, TrainOptions, seconds_of
+from milseg.config import InferenceConfig, TrainConfig, TrainOptions, seconds_of
 from milseg.data.bags import BagSet, load_mask, load_photo
 from milseg.data.photo_statistics import PhotoFacts, read_photos, typical_size
 from milseg.data.sources.open import open_source_of
@@ -41,13 +41,11 @@ from milseg.errors import UserError
 from milseg.evaluation.tag_precision import TagScores, collapse, score_tags
 from milseg.figures import curves, figure1
 from milseg.inference.model_folder import load_model, save_model
-from milseg.inference.score_map import segment
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN, evaluating
-from milseg.models.fuse import fused
 from milseg.models.transfer import TransferReport, build_model
 from milseg.rules import find_rule
-from milseg.training.calibration import LEAST_SHOWN, calibrated, drop_harmful_refinement, tag_recall
+from milseg.training.calibration import LEAST_RECALL, calibrated, drop_harmful_refinement, tag_recall
 from milseg.training.model_card import model_card, training_words
 from milseg.training.plan import (
     Plan,
@@ -229,7 +227,7 @@ def _train(
         if number:
             if is_main():
                 print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
-            maker = Segmenter(model, plan.spec, inference=plan.recipe.own, network=fused(model))
+            maker = Segmenter(model, plan.spec, inference=plan.recipe.own)
             bags = write_own_masks(
                 maker,
                 train,
@@ -242,7 +240,7 @@ def _train(
                 if not asked and is_main():
                     shown = tag_recall((load_mask(bag, bags) for bag in bags.bags), bags)
             shown = total(shown if is_main() else 0.0)  # the first one's, in all
-            if shown < LEAST_SHOWN:
+            if shown < LEAST_RECALL:
                 note = (
                     f"round {number} and later ones are left out: of the tags of {len(train)} photos their own masks "
                     f"show {100 * shown:.0f} %, and would teach that the rest is background"
@@ -339,10 +337,9 @@ def _selection_row(
 
 def _draw_samples(model: FCN, shown: BagSet, plan: Plan, path: Path) -> None:
     """Photos with their masks so far; no true mask is read."""
-    rows = []
-    for bag in shown.bags:
-        photo = load_photo(bag)
-        rows.append([photo, segment(model, photo, longest_side=plan.spec.longest_side)])
+    segmenter = Segmenter(model, plan.spec, inference=InferenceConfig())
+    photos = [load_photo(bag) for bag in shown.bags]
+    rows = [[photo, segmenter.segment(photo).mask] for photo in photos]
     figure1(rows, plan.spec.classes, path, titles=("photo", "mask so far"))
 
 

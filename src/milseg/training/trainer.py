@@ -31,7 +31,7 @@ from milseg.distributed import collectives, preemption
 from milseg.errors import UserError
 from milseg.inference.score_map import upsample
 from milseg.models.fcn import FCN, freeze
-from milseg.refine import superpixels
+from milseg.refine.superpixels import superpixels
 from milseg.rules import RULES, Rule, RuleEntry, find_rule
 from milseg.training.checkpoint import load_state, save_state
 from milseg.training.feature_standardizer import PHOTOS, FeatureStandardizer

@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from milseg.errors import UserError, unknown_name
@@ -16,6 +17,7 @@ _CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
 _SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_-]*)\s*=\s*(.*?)\s*", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False}
+NO_LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Value]]:
@@ -81,19 +83,26 @@ def known_options(function: Callable[..., Any]) -> dict[str, Value]:
 
 
 def check_settings(
-    kind: str, name: str, settings: Mapping[str, Value], function: Callable[..., Any]
+    kind: str,
+    name: str,
+    settings: Mapping[str, Value],
+    function: Callable[..., Any],
+    limits: Mapping[str, tuple[float, float]] = NO_LIMITS,
 ) -> dict[str, Value]:
-    """The settings, held against the keyword-only parameters of the function that takes them.
+    """Check settings against the keyword-only parameters of the function that takes them, and return them.
 
     A parameter whose default is a number, true or false is an option; its default's type is the option's, and
     a whole number does for a decimal.
+
+    Args:
+        limits: option -> its lowest and its highest value.
 
     >>> def top_k(scores, *, k=5, decay=0.0): ...
     >>> check_settings("rule", "top-k", {"k": 2, "decay": 1}, top_k)
     {'k': 2, 'decay': 1.0}
 
     Raises:
-        UserError: an unknown option, or a value of the wrong type.
+        UserError: an unknown option, a value of the wrong type, or one beyond its limits.
     """
     known = known_options(function)
     checked: dict[str, Value] = {}
@@ -108,5 +117,9 @@ def check_settings(
         if type(value) is not wanted:
             words = {bool: "true or false", int: "a whole number", float: "a number"}
             raise UserError(f"{kind} {name}: {option} is {value}; expected {words[wanted]}")
+        low, high = limits.get(option, (-math.inf, math.inf))
+        if not low <= value <= high:
+            expected = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+            raise UserError(f"{kind} {name}: {option} is {value:g}; expected {expected}")
         checked[option] = value
     return checked

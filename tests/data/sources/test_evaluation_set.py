@@ -19,7 +19,7 @@ from milseg.data.sources.open import FILE_READERS, SOURCES
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation
 from milseg.evaluation.evaluate import evaluate_model
-from milseg.inference.score_map import segment
+from milseg.inference.segmenter import segment
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 
