@@ -35,7 +35,7 @@ def main() -> None:
     sizes = torch.tensor([[320, 320]] * options.batch)
     tags = (torch.rand(options.batch, PAPER_CLASSES) < 0.1).to(torch.int8)
     tags[:, 0] = 1
-    rule = RULES[options.rule].rule
+    rule = RULES[options.rule].load().rule
 
     def whole_step() -> torch.Tensor:
         scores = model(images)

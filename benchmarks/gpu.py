@@ -186,7 +186,7 @@ def equal_rules(bench: Bench, result: dict[str, Any]) -> None:
     apart: dict[str, float] = {}
     for name, entry in RULES.items():
         torch.manual_seed(0)
-        rule = entry.build(5)
+        rule = entry.load().build(5)
         given = {key: extras[key] for key in extras if key == "masks" or entry.needs_segments}
         given = {
             key: value for key, value in given.items() if key == "segments" or entry.supervision == "masks"
@@ -337,7 +337,7 @@ def step_alone(model: FCN, bench: Bench, config: TrainConfig) -> tuple[float, fl
         with torch.autocast(bench.device.type, torch.bfloat16, enabled=half):
             scores = model(images)
         valid = model.valid_mask(batch.sizes, (scores.shape[-2], scores.shape[-1]))
-        RULES["max"].rule(scores.float(), batch.tags, valid).mean().backward()  # type: ignore[no-untyped-call]
+        RULES["max"].load().rule(scores.float(), batch.tags, valid).mean().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
     def count(module: torch.nn.Module, given: Any, out: Any) -> None:

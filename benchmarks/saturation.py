@@ -18,7 +18,8 @@ import torch
 from milseg.data.bags import load_batch
 from milseg.data.sources.voc import read_voc
 from milseg.models.transfer import build_model
-from milseg.rules import choose_max, log_probs, loss_map, mil_loss
+from milseg.rules.choosing import choose_max, mil_loss
+from milseg.rules.loss_map import log_probs, loss_map
 
 
 def main() -> None:

@@ -601,7 +601,7 @@ def test_ones_own_rule_lies_in_the_current_folder(
     capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
 ) -> None:
     Path("rule_of_mine.py").write_text(
-        "from milseg.rules import mil_loss\n"
+        "from milseg import mil_loss\n"
         "CALLS = []\n\n\n"
         "def rule(scores, tags, valid, **given):\n"
         "    CALLS.append(tuple(scores.shape))\n"

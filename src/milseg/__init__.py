@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from milseg.inference.model_folder import ModelSpec, load_model, save_model
     from milseg.inference.segmenter import Segmenter, load, segment
     from milseg.models.transfer import build_model
-    from milseg.rules import RuleEntry
     from milseg.rules.choosing import mil_loss
+    from milseg.rules.entry import RuleEntry
     from milseg.training.trainer import fit
 
 __all__ = [
@@ -62,7 +62,7 @@ _HOMES = {
     "Bag": "data.bags",
     "BagSet": "data.bags",
     "ModelSpec": "inference.model_folder",
-    "RuleEntry": "rules",
+    "RuleEntry": "rules.entry",
     "Segmenter": "inference.segmenter",
     "TrainConfig": "config",
     "UserError": "errors",

@@ -208,7 +208,7 @@ def source(tmp_path: Path) -> Path:
         rows.append(f"p{i}.png,{CLASSES[1 + i % 2]}\n")
     (tmp_path / "tags.csv").write_text("".join(rows))
     (tmp_path / "slow.py").write_text(
-        "import time\nfrom milseg.rules import mil_loss\n\n\ndef rule(scores, tags, valid, **_):\n"
+        "import time\nfrom milseg import mil_loss\n\n\ndef rule(scores, tags, valid, **_):\n"
         "    time.sleep(0.1)\n    return mil_loss(scores, tags, valid)\n"
     )
     return tmp_path

@@ -56,6 +56,8 @@ def test_a_photos_score_is_the_best_log_probability_of_any_place() -> None:
 class Colours(torch.nn.Module):
     """Scores that are the photo's own channels: blue for the background, red for cat, green for dog."""
 
+    stride, offset, field = 1, 0.0, 1
+
     def __init__(self) -> None:
         super().__init__()
         self.unused = torch.nn.Parameter(torch.zeros(()))

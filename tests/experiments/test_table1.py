@@ -29,9 +29,10 @@ from milseg.experiments.table1 import PAPER, figure_photos, gain
 from milseg.experiments.voc import command_line, reproduce_voc
 from milseg.inference.model_folder import load_model
 from milseg.inference.segmenter import Segmenter
-from milseg.models.backbones import BACKBONES, make_classifier
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import make_classifier
 from milseg.models.fcn import FCN
-from milseg.training.recipes import RECIPES, recipe_for
+from milseg.training.table1_settings import TABLE1_SETTINGS, table1_settings
 from milseg.training.trainer import fit
 
 if TYPE_CHECKING:
@@ -387,11 +388,11 @@ def test_the_figure_shows_the_first_photo_of_each_class_in_turn() -> None:
 
 def test_every_recipe_is_for_a_backbone_at_a_stride_it_has() -> None:
     for name in BACKBONES:
-        recipe = recipe_for(name)
+        recipe = table1_settings(name)
         assert recipe.output_stride in BACKBONES[name].strides
         assert recipe.note
-    assert set(RECIPES) <= set(BACKBONES)
-    paper = RECIPES["vgg16"]
+    assert set(TABLE1_SETTINGS) <= set(BACKBONES)
+    paper = TABLE1_SETTINGS["vgg16"]
     assert paper.mil == TrainConfig()
     assert (paper.mil.learning_rate, paper.mil.momentum, paper.mil.weight_decay) == (1e-4, 0.9, 5e-4)
     assert (paper.output_stride, paper.score_scale) == (32, 1.0)

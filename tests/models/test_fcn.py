@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from milseg.errors import UserError
-from milseg.models.backbones import BACKBONES, build_fcn, cast_classifier, make_classifier
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import build_fcn, cast_classifier, make_classifier
 from milseg.models.fcn import FCN, DensePool, Layer, map_length
 
 CLASSES = 11

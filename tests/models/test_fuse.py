@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from milseg.models.backbones import BACKBONES, build_fcn
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import build_fcn
 from milseg.models.fuse import LARGE, JoinedConv, fused
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from milseg.errors import UserError
-from milseg.models.backbones import BACKBONES, cast_classifier, make_classifier
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import cast_classifier, make_classifier
 from milseg.models.weights import imagenet_categories, load_classifier, read_state
 
 DIGITS = tuple("0123456789")

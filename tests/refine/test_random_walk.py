@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from milseg.models.backbones import BACKBONES, build_fcn
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import build_fcn
 from milseg.models.fcn import geometry, spatial_layers
 from milseg.refine.random_walk import random_walk, transition_matrix, walking_size
 

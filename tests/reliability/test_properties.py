@@ -44,7 +44,7 @@ def bags(draw: st.DrawFn) -> dict[str, torch.Tensor]:
 
 def loss_and_gradient(name: str, given: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     leaf = given["scores"].clone().requires_grad_()
-    rule = RULES[name].build(leaf.shape[1])
+    rule = RULES[name].load().build(leaf.shape[1])
     extras = {"segments": given["segments"], "masks": given["masks"]}
     loss = rule(leaf, given["tags"], given["valid"], **extras)
     (gradient,) = torch.autograd.grad(loss.sum(), leaf)

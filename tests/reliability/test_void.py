@@ -21,7 +21,7 @@ def test_a_mask_of_void_alone_is_a_connected_zero() -> None:
     tags, valid = torch.ones(2, 3, dtype=torch.int8), torch.ones(2, 4, 5, dtype=torch.bool)
     masks = torch.full((2, 4, 5), VOID)
     masks[1, 0, 0] = 1
-    loss = RULES["oracle"].rule(scores, tags, valid, masks=masks)
+    loss = RULES["oracle"].load().rule(scores, tags, valid, masks=masks)
     assert loss[0] == 0
     assert loss[0].requires_grad
     expected = -scores.detach().log_softmax(dim=1)[1, 1, 0, 0]

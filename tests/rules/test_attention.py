@@ -75,8 +75,9 @@ def test_the_row_builds_fresh_modules_and_says_so_when_called_unbuilt():
     assert entry.build(4) is not rule
     scores, tags, valid = random_case(0)
     with pytest.raises(TypeError, match="build"):
-        RULES["attention"].rule(scores, tags, valid)
-    assert RULES["max"].build(4) is RULES["max"].rule
+        RULES["attention"].load().rule(scores, tags, valid)
+    entry = find_rule("max")
+    assert entry.build(4) is entry.rule
 
 
 def test_parameters_start_evenly_within_one_over_the_root_of_what_they_take():

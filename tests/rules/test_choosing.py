@@ -5,18 +5,9 @@ import torch
 
 from milseg.data.bags import UNKNOWN, VOID
 from milseg.errors import UserError
-from milseg.rules import (
-    RULES,
-    choose_max,
-    choose_top_k,
-    choosing_rule,
-    find_rule,
-    log_probs,
-    loss_map,
-    mil_loss,
-    shown_weights,
-    weighted_loss,
-)
+from milseg.rules import RULES, find_rule
+from milseg.rules.choosing import choose_max, choose_top_k, choosing_rule, mil_loss
+from milseg.rules.loss_map import log_probs, loss_map, shown_weights, weighted_loss
 from tests.rules.cases import random_case, slow
 from tests.rules.equations import top_k
 
@@ -106,25 +97,25 @@ def test_average_is_the_mean_of_the_loss_map():
     for b in range(3):
         present = [c for c in range(4) if tags[b, c] == 1]
         expected = torch.stack([losses[b, c][valid[b]].mean() for c in present]).mean()
-        torch.testing.assert_close(RULES["average"].rule(scores, tags, valid)[b], expected)
+        torch.testing.assert_close(RULES["average"].load().rule(scores, tags, valid)[b], expected)
 
 
 def test_oracle_is_cross_entropy_with_void_ignored():
     scores, tags, valid = random_case(10)
     masks = torch.randint(0, 4, valid.shape)
     masks[:, 0] = VOID
-    loss = RULES["oracle"].rule(scores, tags, valid, masks=masks)
+    loss = RULES["oracle"].load().rule(scores, tags, valid, masks=masks)
     target = masks.masked_fill(~valid, VOID)
     for b in range(3):
         expected = torch.nn.functional.cross_entropy(scores[b : b + 1], target[b : b + 1], ignore_index=VOID)
         torch.testing.assert_close(loss[b], expected)
     with pytest.raises(UserError, match="masks"):
-        RULES["oracle"].rule(scores, tags, valid)
+        RULES["oracle"].load().rule(scores, tags, valid)
 
 
 def test_binary_max_is_the_logistic_loss_at_the_top_score():
     scores, tags, valid = random_case(11)
-    loss = RULES["binary-max"].rule(scores, tags, valid)
+    loss = RULES["binary-max"].load().rule(scores, tags, valid)
     for b in range(3):
         total = 0.0
         for c in range(4):
@@ -138,7 +129,7 @@ def test_shown_weights_give_back_a_choosing_rules_own(name):
     scores, tags, valid = random_case(12)
     tags[0] = torch.tensor([1, 1, 0, 0])
     tags[1] = torch.tensor([1, 0, UNKNOWN, 1])
-    rule = RULES[name].rule
+    rule = RULES[name].load().rule
     shown = shown_weights(lambda s: rule(s, tags, valid), scores, tags)
     leaf = scores.clone().requires_grad_()
     rule(leaf, tags, valid).sum().backward()
@@ -153,7 +144,7 @@ def test_shown_weights_give_back_a_choosing_rules_own(name):
 def test_shown_weights_refuse_a_rule_of_raw_scores():
     scores, tags, valid = random_case(13)
     with pytest.raises(ValueError, match="raw scores"):
-        shown_weights(lambda s: RULES["binary-max"].rule(s, tags, valid), scores, tags)
+        shown_weights(lambda s: RULES["binary-max"].load().rule(s, tags, valid), scores, tags)
 
 
 def test_ones_own_choice_becomes_a_rule():
@@ -181,7 +172,7 @@ def test_top_k_is_the_mean_of_the_k_smallest_losses(seed, k):
 def test_top_k_is_the_max_at_1_and_the_average_at_all():
     scores, tags, valid = random_case(15)
     for k, name in ((1, "max"), (1000, "average")):
-        expected = RULES[name].rule(scores, tags, valid)
+        expected = RULES[name].load().rule(scores, tags, valid)
         torch.testing.assert_close(find_rule(f"top-k(k={k})").rule(scores, tags, valid), expected)
 
 

@@ -7,9 +7,11 @@ from tests.rules.cases import random_case, random_extras
 
 
 def test_a_name_alone_is_the_row():
-    for name, entry in RULES.items():
-        if not entry.term:
-            assert find_rule(name) is entry
+    for name, row in RULES.items():
+        if not row.term:
+            entry = find_rule(name)
+            assert (entry.about, entry.limits) == (row.about, row.limits)
+            assert entry.options == row.load().options
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,8 @@ def test_mistakes_are_named(text, words):
 def test_every_option_of_every_rule_can_be_typed():
     scores, tags, valid = random_case(0, dtype=torch.float32)
     extras = random_extras(0, valid)
-    for name, entry in RULES.items():
+    for name, row in RULES.items():
+        entry = row.load()
         settings = ", ".join(f"{option}={value}" for option, value in entry.options.items())
         typed = find_rule(f"{name}({settings})")
         expected = find_rule(name).build(4)(scores, tags, valid, **extras)
@@ -58,4 +61,4 @@ def test_ones_own_rule_by_its_import(tmp_path, monkeypatch):
         find_rule("my_rules:other")
     scores, tags, valid = random_case(1)
     both = find_rule("max+my_rules:mine").rule(scores, tags, valid)
-    torch.testing.assert_close(both, RULES["max"].rule(scores, tags, valid) + scores.sum((1, 2, 3)))
+    torch.testing.assert_close(both, RULES["max"].load().rule(scores, tags, valid) + scores.sum((1, 2, 3)))

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from milseg.data.bags import UNKNOWN
-from milseg.rules import find_rule, log_probs
+from milseg.rules import find_rule
 from milseg.rules.bag import places_of
 from milseg.rules.log_sum_exp import log_expm1_ratio, log_of_pooled, log_sum_exp_probs, log_sum_exp_scores
+from milseg.rules.loss_map import log_probs
 from milseg.rules.pooling import average_scores
 from tests.rules import equations as eq
 from tests.rules.cases import mean, random_case, slow

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from milseg.data.bags import UNKNOWN
-from milseg.rules import log_probs, shown_weights
+from milseg.rules.loss_map import log_probs, shown_weights
 from milseg.rules.noisy_or import noisy_or
 from tests.rules import equations as eq
 from tests.rules.cases import random_case, slow

@@ -16,9 +16,9 @@ def test_segments_of_one_place_give_back_the_rule_of_places(name):
     tags[2, 3] = UNKNOWN
     numbers = torch.randperm(valid[0].numel(), generator=torch.Generator().manual_seed(0))
     segments = numbers.view(1, *valid.shape[1:]).expand(valid.shape)
-    place_rule = RULES[name.removeprefix("segment-")].rule
+    place_rule = RULES[name.removeprefix("segment-")].load().rule
     leaf, other = scores.clone().requires_grad_(), scores.clone().requires_grad_()
-    loss = RULES[name].rule(leaf, tags, valid, segments=segments)
+    loss = RULES[name].load().rule(leaf, tags, valid, segments=segments)
     expected = place_rule(other, tags, valid)
     torch.testing.assert_close(loss, expected)
     loss.sum().backward()
@@ -31,7 +31,7 @@ def test_renumbered_segments_change_nothing(name):
     scores, tags, valid = random_case(2)
     segments = random_extras(2, valid)["segments"]
     renamed = torch.where(segments >= 0, 7 - 2 * segments, -5)
-    rule = RULES[name].rule
+    rule = RULES[name].load().rule
     torch.testing.assert_close(
         rule(scores, tags, valid, segments=renamed), rule(scores, tags, valid, segments=segments)
     )
@@ -49,11 +49,15 @@ def test_a_vanishing_segment_keeps_its_log():
     scores = torch.zeros(1, 2, 1, 2)
     scores[:, 0] = 300.0
     scores.requires_grad_()
-    loss = RULES["segment-max"].rule(
-        scores,
-        torch.tensor([[0, 1]]),
-        torch.ones(1, 1, 2, dtype=torch.bool),
-        segments=torch.zeros(1, 1, 2, dtype=torch.int32),
+    loss = (
+        RULES["segment-max"]
+        .load()
+        .rule(
+            scores,
+            torch.tensor([[0, 1]]),
+            torch.ones(1, 1, 2, dtype=torch.bool),
+            segments=torch.zeros(1, 1, 2, dtype=torch.int32),
+        )
     )
     loss.sum().backward()
     assert float(loss.detach()) == pytest.approx(300)
@@ -63,7 +67,7 @@ def test_a_vanishing_segment_keeps_its_log():
 def test_a_bag_without_segments_is_a_connected_zero():
     scores, tags, valid = random_case(4)
     scores.requires_grad_()
-    loss = RULES["segment-max"].rule(scores, tags, valid, segments=torch.full(valid.shape, -1))
+    loss = RULES["segment-max"].load().rule(scores, tags, valid, segments=torch.full(valid.shape, -1))
     assert loss.tolist() == [0, 0, 0]
     loss.sum().backward()
     assert not scores.grad.any()
@@ -80,4 +84,4 @@ def test_a_bag_without_segments_is_a_connected_zero():
 def test_mistakes_are_named(segments, words):
     scores, tags, valid = random_case(4)
     with pytest.raises(UserError, match=words):
-        RULES["segment-max"].rule(scores, tags, valid, segments=segments)
+        RULES["segment-max"].load().rule(scores, tags, valid, segments=segments)

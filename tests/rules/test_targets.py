@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from milseg.data.bags import UNKNOWN
-from milseg.rules import find_rule, loss_map
+from milseg.rules import find_rule
+from milseg.rules.loss_map import loss_map
 from milseg.rules.targets import choose_ccnn, choose_em_adapt
 from tests.rules import equations as eq
 from tests.rules.cases import Bag, random_case, slow

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from milseg.data.bags import UNKNOWN
-from milseg.rules import RULES, find_rule, log_probs, shown_weights
+from milseg.rules import RULES, find_rule
 from milseg.rules.consistency import consistency
 from milseg.rules.hard_negatives import hard_negatives
+from milseg.rules.loss_map import log_probs, shown_weights
 from tests.rules import equations as eq
 from tests.rules.cases import bags_of, random_case, slow
 
@@ -95,7 +96,9 @@ def test_terms_are_added():
 def test_a_term_alone_is_added_to_the_papers_rule():
     scores, tags, valid = random_case(7)
     for term in ("hard-negatives", "consistency"):
-        expected = RULES["max"].rule(scores, tags, valid) + RULES[term].rule(scores, tags, valid)
+        expected = RULES["max"].load().rule(scores, tags, valid) + RULES[term].load().rule(
+            scores, tags, valid
+        )
         torch.testing.assert_close(find_rule(term).rule(scores, tags, valid), expected)
 
 

@@ -52,7 +52,7 @@ def by_milseg_segment(folder: Path, file: Path, segmenter: Segmenter, start: Sta
 
 
 def by_pseudo_labels(folder: Path, file: Path, segmenter: Segmenter, start: Start) -> UInt8:
-    return pseudo_label(segmenter, open_photo(file), (1, 1, 1), sure=0.0)
+    return pseudo_label(segmenter, open_photo(file), (1, 1, 1), min_confidence=0.0)
 
 
 def by_serve(folder: Path, file: Path, segmenter: Segmenter, start: Start) -> UInt8:
@@ -118,7 +118,7 @@ def test_evaluate_and_compare_score_the_segmenters_mask(folder: Path, file: Path
         config=TrainConfig(),
         rounds=(),
         refine=spec.inference,
-        sure=0.5,
+        min_confidence=0.5,
     )
     found = _scores(task, model, False)["mean_iu"]
     assert found["refined"] == found["prior"] == 100.0

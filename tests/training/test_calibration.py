@@ -52,8 +52,8 @@ def test_the_share_of_the_tags_that_masks_show() -> None:
         (4, 3, ALL, []),  # three quarters of the tags are left
         (4, 2, InferenceConfig(random_walk=2, prior=1.0), ["refine crf"]),
         (2, 2, ALL, []),  # neither takes anything from what the other leaves
-        (1, 4, replace(ALL, random_walk=0), ["walk 2"]),
-        (2, 1, InferenceConfig(prior=1.0), ["refine crf", "walk 2"]),
+        (1, 4, replace(ALL, random_walk=0), ["random_walk 2"]),
+        (2, 1, InferenceConfig(prior=1.0), ["refine crf", "random_walk 2"]),
         (0, 0, ALL, []),
     ],
 )

@@ -29,7 +29,8 @@ from milseg.distributed.preemption import Stopped
 from milseg.errors import UserError
 from milseg.evaluation.tag_precision import TagScores
 from milseg.inference.segmenter import load
-from milseg.models.backbones import BACKBONES, build_fcn
+from milseg.models.backbone_table import BACKBONES
+from milseg.models.backbones import build_fcn
 from milseg.models.fcn import evaluating
 from milseg.training.recipes import find_recipe
 from milseg.training.run import train_run
@@ -631,11 +632,11 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [row["stage"] for row in rows] == [0, 0, 0, 0, 0, 1, 1, 2]
     assert len((whole / "rounds" / "1" / "metrics.jsonl").read_text().splitlines()) == 2
-    assert "5 steps of 2, then 2 and 1 steps on its own masks" in (whole / "README.md").read_text()
+    assert "5 steps of 2, then 2 and 1 steps on pseudo-labels" in (whole / "README.md").read_text()
     spec = load(whole).spec
     assert spec.inference.flip
     assert spec.inference.refine.startswith("crf(")
-    assert spec.inference.random_walk == plan["own"]["random_walk"] == 2
+    assert spec.inference.random_walk == plan["pseudo_label_inference"]["random_walk"] == 2
 
     look, seen = training_run.ModelSelector.look, []
 
@@ -666,7 +667,7 @@ def test_own_masks_without_the_tags_are_not_learned_from(
 ) -> None:
     changes: dict[str, Any] = {"recipe": "best", "max_steps": 8, "select_every": 1}
 
-    def mask(segmenter: Any, photo: Any, tags: Any, *, sure: float) -> Any:
+    def mask(segmenter: Any, photo: Any, tags: Any, *, min_confidence: float) -> Any:
         """Photos with a dog show it; photos with a cat show background."""
         return np.full(photo.shape[:2], 2 if tags[2] == PRESENT else 0, dtype=np.uint8)
 
@@ -675,7 +676,7 @@ def test_own_masks_without_the_tags_are_not_learned_from(
         out = run(source, **changes, **more)
         told = capsys.readouterr().err
         assert len(list((out / "pseudo-labels" / "round-1").rglob("*.png"))) == 5
-        found = "milseg: round 1 and later ones are left out: of the tags of 5 photos their own masks show "
+        found = "milseg: round 1 and later ones are left out: of the tags of 5 photos the pseudo-labels show "
         assert found in told
         assert not (out / "rounds").exists()
         assert not (out / "pseudo-labels" / "round-2").exists()

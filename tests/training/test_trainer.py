@@ -27,7 +27,9 @@ from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN, freeze
 from milseg.refine.superpixels import superpixels
-from milseg.rules import RuleEntry, find_rule, mil_loss
+from milseg.rules import find_rule
+from milseg.rules.choosing import mil_loss
+from milseg.rules.entry import RuleEntry
 from milseg.training.checkpoint import load_state
 from milseg.training.schedule import batch_at, learning_rate_at
 from milseg.training.trainer import batch_loss, batch_segments, fit, parameter_groups

@@ -26,7 +26,7 @@ from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
 from milseg.rules import find_rule
 from milseg.training.calibration import calibrated
-from milseg.training.pseudo_labels import write_own_masks
+from milseg.training.pseudo_labels import write_pseudo_labels
 from milseg.training.trainer import fit
 from milseg.utils.call_syntax import split_calls
 from milseg.utils.devices import pick_device
@@ -147,8 +147,12 @@ def _run(
     for number in range(1, options.rounds + 1 if not masks else 1):
         began = time.monotonic()
         maker = Segmenter(model, task.spec, inference=task.refine)
-        bags = write_own_masks(
-            maker, task.train, folder / f"pseudo-labels-{number}", sure=task.sure, progress=progress
+        bags = write_pseudo_labels(
+            maker,
+            task.train,
+            folder / f"pseudo-labels-{number}",
+            min_confidence=task.min_confidence,
+            progress=progress,
         )
         config = replace(task.round(number), rule=trained, learning_rate=rate, seed=seed)
         fit(

@@ -39,7 +39,7 @@ class Task:
         spec, config: its settings; `config.rule`, `learning_rate` and `seed` are each run's own.
         rounds: as `config`, for rounds on one's own masks; the last one's is every later one's too.
         refine: the refiner, and the size at which it sees a photo.
-        sure: see `milseg.training.pseudo_labels`.
+        min_confidence: see `milseg.training.pseudo_labels`.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Task:
     config: TrainConfig
     rounds: tuple[TrainConfig, ...]
     refine: InferenceConfig
-    sure: float
+    min_confidence: float
 
     def round(self, number: int) -> TrainConfig:
         """Of round `number`, from 1."""
@@ -131,8 +131,8 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
         spec=spec,
         config=config,
         rounds=tuple(later),
-        refine=recipe.own,
-        sure=recipe.sure,
+        refine=recipe.pseudo_label_inference,
+        min_confidence=recipe.min_confidence,
     )
 
 
@@ -177,5 +177,5 @@ def digits_task(options: CompareOptions, seed: int, device: torch.device, progre
         config=config,
         rounds=tuple(later),
         refine=DIGIT_MASKS,
-        sure=recipe.sure,
+        min_confidence=recipe.min_confidence,
     )

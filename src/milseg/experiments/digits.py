@@ -26,7 +26,7 @@ from milseg.inference.model_folder import ModelSpec
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.models.transfer import transfer_score_layer
-from milseg.training.recipes import POOLED, REFINE, VIEWS
+from milseg.training.recipes import POOLED, REFINE, TTA_SCALES
 from milseg.utils.devices import pick_device
 from milseg.utils.files import atomic_path
 
@@ -34,7 +34,7 @@ CATEGORIES = tuple(str(digit) for digit in range(10))
 SINGLES = 4000
 OUTPUT_STRIDE = 4
 # A scene is as small as what the CRF sees of a photo.
-DIGIT_MASKS = InferenceConfig(scales=VIEWS, refine=REFINE.replace(",scale=2", ""), refine_side=128)
+DIGIT_MASKS = InferenceConfig(scales=TTA_SCALES, refine=REFINE.replace(",scale=2", ""), refine_side=128)
 
 
 def mil_config(options: DigitsOptions, **changes: Any) -> TrainConfig:

@@ -16,7 +16,7 @@ from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
 from milseg.rules import find_rule
-from milseg.training.recipes import recipe_for
+from milseg.training.table1_settings import table1_settings
 from milseg.utils.devices import pick_device
 
 RUN_ONLY = ("out", "device", "resume", "overwrite")
@@ -56,7 +56,7 @@ def make_experiment(options: VocOptions) -> Experiment:
     Raises:
         UserError: anything missing or unknown, before any training starts.
     """
-    recipe = recipe_for(options.backbone)
+    trained = table1_settings(options.backbone)
     if find_rule(options.rule).supervision != "tags":
         raise UserError(
             f"--rule {options.rule}: learns from masks; the oracle row does that already. Choose a rule of "
@@ -68,7 +68,7 @@ def make_experiment(options: VocOptions) -> Experiment:
     val = read_voc(options.root, val_name, tags_file=options.tags, **read)
     require_disjoint(train, val)
     mil = overridden(
-        recipe.mil,
+        trained.mil,
         rule=options.rule,
         max_steps=options.max_steps,
         batch_size=options.batch_size,
@@ -79,10 +79,10 @@ def make_experiment(options: VocOptions) -> Experiment:
         seed=options.seed,
     )
     oracle = overridden(
-        mil, rule="oracle", learning_rate=options.oracle_learning_rate or recipe.oracle_learning_rate
+        mil, rule="oracle", learning_rate=options.oracle_learning_rate or trained.oracle_learning_rate
     )
-    stride = options.output_stride or recipe.output_stride
-    scale = recipe.score_scale if options.score_scale is None else options.score_scale
+    stride = options.output_stride or trained.output_stride
+    scale = trained.score_scale if options.score_scale is None else options.score_scale
     if not scale > 0:
         raise UserError(f"--score-scale {scale}: expected a number above 0")
 
@@ -123,7 +123,7 @@ def make_experiment(options: VocOptions) -> Experiment:
         mil=mil,
         oracle=oracle,
         settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
-        notes=(f"Settings: {recipe.note}.", *train.notes, *val.notes),
+        notes=(f"Settings: {trained.note}.", *train.notes, *val.notes),
     )
 
 

@@ -1,22 +1,22 @@
-"""The table of backbones, and how each torchvision classifier is cast into a fully convolutional network.
+"""How each torchvision classifier is cast into a fully convolutional network.
 
-A new backbone is one row of `BACKBONES`: how to make the classifier and take it apart, which strides it has.
+A new backbone is one row of `milseg.models.backbone_table.BACKBONES`, and here a function that takes it apart, if none
+of these does.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchvision.models as tv
 from torch import nn
 
 from milseg.errors import UserError, unknown_name
-from milseg.models.fcn import FCN, Classify, DensePool, _one
-from milseg.models.tiny import Tiny
+from milseg.models.backbone_table import backbone_row
+from milseg.models.fcn import FCN, DensePool, _one
+from milseg.utils.registry import load_object
 
 VGG_PADDINGS = ("same", "pad100", "valid")
 # Parts of a classifier: feature layers, layers before the scores, the layer of scores as a 1x1 convolution.
@@ -36,7 +36,7 @@ def linear_to_conv(linear: nn.Linear, kernel: int = 1, *, padding: int = 0) -> n
     return conv
 
 
-def _vgg_parts(network: Any) -> Parts:
+def vgg_parts(network: Any) -> Parts:
     """Body to pool5; fc6, fc7 and their dropout; fc8."""
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):
@@ -55,121 +55,28 @@ def _vgg_parts(network: Any) -> Parts:
     return network.features, head, linear_to_conv(fc8)
 
 
-def _squeezenet_parts(network: Any) -> Parts:
+def squeezenet_parts(network: Any) -> Parts:
     """Already convolutional: dropout, then the 1x1 convolution; its ReLU is left out (see FCN)."""
     return network.features, nn.Sequential(network.classifier[0]), network.classifier[1]
 
 
-def _mobilenet_parts(network: Any) -> Parts:
+def mobilenet_parts(network: Any) -> Parts:
     return network.features, nn.Sequential(network.classifier[0]), linear_to_conv(network.classifier[1])
 
 
-def _resnet_parts(network: Any) -> Parts:
+def resnet_parts(network: Any) -> Parts:
     names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
     body = nn.Sequential(OrderedDict((name, getattr(network, name)) for name in names))
     return body, nn.Sequential(), linear_to_conv(network.fc)
 
 
-def _convnext_parts(network: Any) -> Parts:
+def convnext_parts(network: Any) -> Parts:
     """The classifier's layer norm works on each place by itself, so the map keeps it."""
     return network.features, nn.Sequential(network.classifier[0]), linear_to_conv(network.classifier[2])
 
 
-def _tiny_parts(network: Any) -> Parts:
+def tiny_parts(network: Any) -> Parts:
     return network.features, nn.Sequential(), linear_to_conv(network.classifier)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """One row of the table.
-
-    Attributes:
-        make: classifier with so many classes, torchvision's own random start.
-        parts: takes such a classifier apart (and over: it must not be used afterwards).
-        score: name of its last layer, whose weight has a row for each class.
-        strides: the output strides it has, its own first.
-        return_layers: layers whose maps tell which cells look alike (`milseg.refine.random_walk`): the ends of
-            its later stages.
-        classify_by: how it pools.
-        weights: torchvision's published weights, or None.
-    """
-
-    make: Callable[[int], nn.Module]
-    parts: Callable[[Any], Parts]
-    score: str
-    strides: tuple[int, ...]
-    return_layers: tuple[str, ...]
-    classify_by: Classify = "features"
-    weights: Any = None
-
-
-def _maker(build: Callable[..., nn.Module], **options: Any) -> Callable[[int], nn.Module]:
-    return lambda classes: build(weights=None, num_classes=classes, **options)
-
-
-# The first published weights of each: later recipes (V2) train with other resolutions and softened labels.
-BACKBONES: Mapping[str, Backbone] = {
-    "vgg16": Backbone(
-        make=_maker(tv.vgg16),
-        parts=_vgg_parts,
-        score="classifier.6",
-        strides=(32, 16, 8),
-        return_layers=("15", "22", "29"),
-        classify_by="window",
-        weights=tv.VGG16_Weights.IMAGENET1K_V1,
-    ),
-    "squeezenet1_0": Backbone(
-        make=_maker(tv.squeezenet1_0),
-        parts=_squeezenet_parts,
-        score="classifier.1",
-        strides=(16, 8),
-        return_layers=("5", "10", "12"),
-        classify_by="scores",
-        weights=tv.SqueezeNet1_0_Weights.IMAGENET1K_V1,
-    ),
-    "mobilenet_v2": Backbone(
-        make=_maker(tv.mobilenet_v2),
-        parts=_mobilenet_parts,
-        score="classifier.1",
-        strides=(32, 16, 8),
-        return_layers=("6", "13", "17"),
-        weights=tv.MobileNet_V2_Weights.IMAGENET1K_V1,
-    ),
-    "resnet18": Backbone(
-        make=_maker(tv.resnet18),
-        parts=_resnet_parts,
-        score="fc",
-        strides=(32, 16, 8),
-        return_layers=("layer2", "layer3", "layer4"),
-        weights=tv.ResNet18_Weights.IMAGENET1K_V1,
-    ),
-    "resnet50": Backbone(
-        make=_maker(tv.resnet50),
-        parts=_resnet_parts,
-        score="fc",
-        strides=(32, 16, 8),
-        return_layers=("layer2", "layer3", "layer4"),
-        weights=tv.ResNet50_Weights.IMAGENET1K_V1,
-    ),
-    "convnext_tiny": Backbone(
-        make=_maker(tv.convnext_tiny),
-        parts=_convnext_parts,
-        score="classifier.2",
-        strides=(32, 16, 8),
-        return_layers=("3", "5", "7"),
-        weights=tv.ConvNeXt_Tiny_Weights.IMAGENET1K_V1,
-    ),
-    "tiny": Backbone(
-        make=Tiny, parts=_tiny_parts, score="classifier", strides=(4, 2), return_layers=("11", "17", "20")
-    ),
-}
-
-
-def backbone_row(name: str) -> Backbone:
-    """The table's row, or a UserError that lists the known names."""
-    if name not in BACKBONES:
-        raise unknown_name("backbone", name, BACKBONES)
-    return BACKBONES[name]
 
 
 def make_classifier(backbone: str, classes: int, *, seed: int = 0) -> nn.Module:
@@ -252,7 +159,8 @@ def cast_classifier(
         raise unknown_name("VGG padding", vgg_padding, VGG_PADDINGS)
     if vgg_padding != "same" and backbone != "vgg16":
         raise UserError(f"{backbone} has no fc6 to pad: VGG padding {vgg_padding!r} is for vgg16 only")
-    body, head, score_layer = row.parts(network)
+    take_apart: Callable[[Any], Parts] = load_object(row.parts)
+    body, head, score_layer = take_apart(network)
     if vgg_padding != "same":
         fc6 = head[0]
         assert isinstance(fc6, nn.Conv2d)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from milseg.errors import UserError
-from milseg.models.backbones import Backbone, backbone_row, make_classifier
+from milseg.models.backbone_table import Backbone, backbone_row
+from milseg.models.backbones import make_classifier
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte

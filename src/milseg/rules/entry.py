@@ -1,78 +1,59 @@
-"""A row of the table of rules: the function, and what a training loop must know of it."""
+"""A rule with its function: a row of the table, loaded, or a user's own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from milseg.errors import UserError
+from milseg.rules.attention import unbuilt
 from milseg.rules.choosing import Choice, Rule, choosing_rule
+from milseg.rules.row import RuleRow, RuleTraits
 from milseg.utils.call_syntax import Value, check_settings, known_options
+from milseg.utils.registry import load_object
 
 
 @dataclass(frozen=True, kw_only=True)
-class RuleEntry:
+class RuleEntry(RuleTraits):
     """A rule with what it learns from and what it needs.
 
     Attributes:
         rule: the function. Of a learned rule, one that says to `build` it first.
-        supervision: "tags", or "masks" for rules that are given masks; every result repeats it.
-        about: one line for listings.
         choose: the choice that `rule` lifts, for rules that choose detached weights on the loss map.
-        lift: what makes a rule of the choice.
+        lift: makes a rule of the choice.
         learned: for rules with parameters of their own, classes -> module; None for all others.
-        needs_segments: the rule is given `segments`, int [B, h, w] on the score map.
-        needs_background: class 0 is the background for this rule; it makes no sense without one.
-        raw_scores: the rule works on scores, not on their softmax: it has no weights on the loss map.
-        sees_batch: a bag's loss depends on the other bags of the batch too.
-        term: the rule is made to be added to another one, `max+hard-negatives`.
-        limits: option -> the lowest and the highest value that makes sense.
     """
 
     rule: Rule
-    supervision: str = "tags"
-    about: str = ""
     choose: Choice | None = None
     lift: Callable[[Choice], Rule] = choosing_rule
     learned: Callable[..., nn.Module] | None = None
-    needs_segments: bool = False
-    needs_background: bool = False
-    raw_scores: bool = False
-    sees_batch: bool = False
-    term: bool = False
-    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Value]:
-        """The options with their defaults."""
+        """Return the options with their defaults."""
         return known_options(self.learned or self.choose or self.rule)
 
     def build(self, classes: int) -> Rule:
-        """The rule to call: `rule` itself, or a fresh `nn.Module` for a learned one.
+        """Return the rule to call: `rule` itself, or a fresh `nn.Module` for a learned one.
 
         A module's parameters must go into the optimiser, its state into checkpoints, and it to the device.
         """
         return self.learned(classes) if self.learned is not None else self.rule
 
     def with_options(self, name: str, settings: Mapping[str, Value]) -> RuleEntry:
-        """The same row with some options set.
+        """Return the same rule with some options set.
 
         Raises:
             UserError: an option that the rule does not have, or a value that makes no sense.
         """
         checked: dict[str, Any] = dict(
-            check_settings("rule", name, settings, self.learned or self.choose or self.rule)
+            check_settings("rule", name, settings, self.learned or self.choose or self.rule, self.limits)
         )
-        for option, value in checked.items():
-            low, high = self.limits.get(option, (float("-inf"), float("inf")))
-            if not low <= value <= high:
-                wanted = f"{low:g} to {high:g}" if high < float("inf") else f"{low:g} or more"
-                raise UserError(f"rule {name}: {option} is {value:g}; expected {wanted}")
         if self.learned is not None:
             return replace(self, learned=partial(self.learned, **checked))
         if self.choose is not None:
@@ -81,13 +62,20 @@ class RuleEntry:
         return replace(self, rule=partial(self.rule, **checked))
 
 
-def chosen(choose: Choice, *, lift: Callable[[Choice], Rule] = choosing_rule, **about: Any) -> RuleEntry:
-    """The row of a choice, lifted into a rule."""
-    return RuleEntry(rule=lift(choose), choose=choose, lift=lift, **about)
+def loaded(row: RuleRow) -> RuleEntry:
+    """Return a row of the table with its function."""
+    traits = {field.name: getattr(row, field.name) for field in fields(RuleTraits)}
+    found = load_object(row.where)
+    if row.learned:
+        return RuleEntry(rule=unbuilt, learned=found, **traits)
+    if row.lift:
+        lift = load_object(row.lift)
+        return RuleEntry(rule=lift(found), choose=found, lift=lift, **traits)
+    return RuleEntry(rule=found, **traits)
 
 
 class SumOfRules(nn.Module):
-    """The sum of the losses of some rules, whose parameters, if they have any, it holds."""
+    """The sum of the losses of some rules; it holds the parameters of the learned ones."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         super().__init__()
@@ -108,7 +96,7 @@ class SumOfRules(nn.Module):
 
 
 def added(entries: Sequence[RuleEntry]) -> RuleEntry:
-    """The row of a sum of rules."""
+    """Return the sum of some rules as one rule."""
 
     def needs(name: str) -> bool:
         return any(getattr(entry, name) for entry in entries)

@@ -17,7 +17,8 @@ from milseg.data.bags import ABSENT, PRESENT
 from milseg.data.image import UInt8
 from milseg.data.masks import mask_image, palette
 from milseg.inference.segmenter import Segmentation, Segmenter
-from milseg.rules import RULES, loss_map, shown_weights
+from milseg.rules import RULES, find_rule
+from milseg.rules.loss_map import loss_map, shown_weights
 
 PLACES = 40  # of a class, the heaviest, that the page marks
 
@@ -130,7 +131,7 @@ def chosen_instances(
     names = [n for n in found.classes if n in present or n == "background"]
     tags = torch.tensor([[PRESENT if n in names else ABSENT for n in found.classes]], dtype=torch.int8)
     valid = torch.ones(1, *scores.shape[2:], dtype=torch.bool)
-    entry = RULES[rule]
+    entry = find_rule(rule)
     weights = shown_weights(lambda s: entry.rule(s, tags, valid), scores, tags)[0]
     losses = loss_map(scores, tags)[0]
     left, top, width, height = map_box(found)

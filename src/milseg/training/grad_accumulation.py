@@ -17,7 +17,7 @@ from milseg.data.bags import VOID, BagBatch
 from milseg.distributed import collectives
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
-from milseg.rules import RuleEntry
+from milseg.rules.entry import RuleEntry
 
 
 class Kind(NamedTuple):

@@ -92,7 +92,7 @@ def training_words(recipe: Recipe) -> str:
     first = recipe.stages[0]
     words = f"rule {first.rule}, {first.max_steps} steps of {first.batch_size}"
     rounds = [str(stage.max_steps) for stage in recipe.stages[1:]]
-    return f"{words}, then {' and '.join(rounds)} steps on its own masks" if rounds else words
+    return f"{words}, then {' and '.join(rounds)} steps on pseudo-labels" if rounds else words
 
 
 def _selection(kept: dict[str, Any] | None, held_out: int) -> str:

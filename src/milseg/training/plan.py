@@ -246,10 +246,23 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in stage.items()
     }
     inference = {f"{name} of inference": value for name, value in recipe.pop("inference").items()}
-    own = {f"{name} of own masks": value for name, value in recipe.pop("own").items()}
+    pseudo_labels = {
+        f"{name} of pseudo-labels": value for name, value in recipe.pop("pseudo_label_inference").items()
+    }
     rounds = {"rounds": len(stages) - 1}
     digest = {"photos and tags": record["source"]["digest"]}
-    return {**plan, **spec, **recipe, **stages[0], **rounds, **later, **inference, **own, **start, **digest}
+    return {
+        **plan,
+        **spec,
+        **recipe,
+        **stages[0],
+        **rounds,
+        **later,
+        **inference,
+        **pseudo_labels,
+        **start,
+        **digest,
+    }
 
 
 def refuse_changes(path: Path, stored: Mapping[str, Any], record: Mapping[str, Any]) -> None:

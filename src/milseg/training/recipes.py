@@ -1,4 +1,7 @@
-"""How each backbone is trained: named settings, each with where its numbers come from."""
+"""The table of recipes of `milseg train`: named settings, each with where its numbers come from; loads nothing heavy.
+
+A recipe is one function and one row of `RECIPES`.
+"""
 
 from __future__ import annotations
 
@@ -7,107 +10,27 @@ from dataclasses import dataclass, field, replace
 
 from milseg.config import InferenceConfig, TrainConfig
 from milseg.errors import unknown_name
-from milseg.models.backbones import backbone_row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table1Settings:
-    """How a backbone is trained on VOC.
-
-    Attributes:
-        mil: MIL-FCN.
-        oracle_learning_rate: the oracle's own; everything else is as for MIL-FCN.
-        output_stride: pixels a place.
-        score_scale: multiplies the transferred rows (see `VocOptions`).
-        note: where the numbers come from.
-    """
-
-    mil: TrainConfig
-    oracle_learning_rate: float
-    output_stride: int
-    score_scale: float = 1.0
-    note: str
-
-
-def paper_recipe() -> Table1Settings:
-    """The paper's setting ("Experiments"): SGD, learning rate 1e-4, momentum 0.9, weight decay 5e-4, 10,000
-    steps.
-
-    Command: `milseg reproduce voc --root VOCDIR`. Paper: 25.05 mean IU on VOC 2011 val. Not measured here:
-    VGG-16's weights are a download of 528 MB.
-    """
-    return Table1Settings(
-        mil=TrainConfig(),
-        oracle_learning_rate=1e-4,
-        output_stride=32,
-        note="the paper's setting (learning rate 1e-4)",
-    )
-
-
-def mobilenet_recipe() -> Table1Settings:
-    """MobileNetV2: rows at 0.3 of their size, the score layer at 10 times the body's rate, 150 steps of 16.
-
-    Command: `milseg reproduce voc --root VOCDIR --tags tags.csv --classes cat,cow,dog,horse,person,sheep --backbone
-    mobilenet_v2 --weights FILE`. The README's table has the figures.
-    """
-    return Table1Settings(
-        mil=TrainConfig(
-            max_steps=150, batch_size=16, learning_rate=3e-5, score_rate=10.0, schedule="linear", dropout=True
-        ),
-        oracle_learning_rate=1e-3,
-        output_stride=16,
-        score_scale=0.3,
-        note="tried on validation masks: four settings of MIL-FCN's rates and row scale, two rates of the oracle",
-    )
-
-
-def squeezenet_recipe() -> Table1Settings:
-    """SqueezeNet: rows at 0.02 of their size, as its scores are eight times MobileNetV2's (docs/squeezenet.md)."""
-    return Table1Settings(
-        mil=TrainConfig(max_steps=150, batch_size=16, learning_rate=1e-5, score_rate=0.3, schedule="linear"),
-        oracle_learning_rate=1e-4,
-        output_stride=16,
-        score_scale=0.02,
-        note="tried on validation masks: four settings of MIL-FCN's rates and row scale, two rates of the oracle",
-    )
-
-
-RECIPES: dict[str, Table1Settings] = {
-    "vgg16": paper_recipe(),
-    "mobilenet_v2": mobilenet_recipe(),
-    "squeezenet1_0": squeezenet_recipe(),
-}
-
-
-def recipe_for(backbone: str) -> Table1Settings:
-    """The backbone's recipe; one without its own takes the paper's at its network's own stride."""
-    row = backbone_row(backbone)
-    if backbone in RECIPES:
-        return RECIPES[backbone]
-    paper = paper_recipe()
-    return Table1Settings(
-        mil=paper.mil,
-        oracle_learning_rate=paper.oracle_learning_rate,
-        output_stride=row.strides[0],
-        note="the paper's setting for VGG-16, not tuned for this network",
-    )
+from milseg.models.backbone_table import backbone_row
+from milseg.training.table1_settings import TABLE1_SETTINGS, table1_settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How `milseg train` trains: a rule first, then rounds on one's own masks.
+    """How `milseg train` trains: a rule first, then rounds of self-training on pseudo-labels.
 
     Attributes:
         stages: the rule's training, then one for each round; later ones go on from the weights before.
-        own: how the masks of a round are made, with the tags known.
-        sure: the least probability of a pixel of such a mask; see `milseg.training.pseudo_labels`.
+        pseudo_label_inference: how the pseudo-labels of a round are made, with the tags known.
+        min_confidence: the least probability of a pixel of a pseudo-label; see `milseg.training.pseudo_labels`.
         inference: how the trained network's maps become masks.
-        output_stride, score_scale, note: as in `Table1Settings`.
+        output_stride: pixels a cell.
+        score_scale: multiplies the transferred rows.
+        note: where the numbers come from.
     """
 
     stages: tuple[TrainConfig, ...]
-    own: InferenceConfig = field(default_factory=InferenceConfig)
-    sure: float = 0.5
+    pseudo_label_inference: InferenceConfig = field(default_factory=InferenceConfig)
+    min_confidence: float = 0.5
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     output_stride: int
     score_scale: float
@@ -115,11 +38,11 @@ class Recipe:
 
     @property
     def steps(self) -> int:
-        """Of all stages together."""
+        """The steps of all stages together."""
         return sum(stage.max_steps for stage in self.stages)
 
     def with_steps(self, total: int) -> Recipe:
-        """The same with so many steps in all, each stage its share."""
+        """Return the recipe with `total` steps, each stage its share."""
         if len(self.stages) == 1:
             return replace(self, stages=(replace(self.stages[0], max_steps=total),))
         shares = [stage.max_steps * total // self.steps for stage in self.stages]
@@ -129,14 +52,14 @@ class Recipe:
 
 
 def paper_training(backbone: str) -> Recipe:
-    """The paper's rule alone, its maps interpolated: `milseg train ... --recipe paper`."""
-    # A backbone without a recipe of its own takes MobileNetV2's rates, which suit networks with batch norm.
-    recipe = RECIPES[backbone] if backbone in RECIPES else RECIPES["mobilenet_v2"]
+    """Return the paper's rule alone, its maps interpolated: `milseg train ... --recipe paper`."""
+    # Other backbones take MobileNetV2's rates, which suit networks with batch norm.
+    settings = TABLE1_SETTINGS.get(backbone, TABLE1_SETTINGS["mobilenet_v2"])
     return Recipe(
-        stages=(recipe.mil,),
-        output_stride=recipe_for(backbone).output_stride,
-        score_scale=recipe.score_scale,
-        note=recipe.note,
+        stages=(settings.mil,),
+        output_stride=table1_settings(backbone).output_stride,
+        score_scale=settings.score_scale,
+        note=settings.note,
     )
 
 
@@ -152,62 +75,77 @@ POOLED = TrainConfig(
     frozen_stride=8,
     flip=True,
 )
-# As the CRF's authors set it but for the width in colour (13 there), which was tried on validation masks; at half the
+# The CRF's authors' settings but for the width in colour (13 there), which was tried on validation masks; at half the
 # photo's size, with half as many iterations, for speed.
 REFINE = "crf(iterations=5,scale=2,bilateral_sigma_rgb=8)"
-VIEWS = (0.75, 1.0, 1.5)
-WALK = 2  # steps among places that look alike
+TTA_SCALES = (0.75, 1.0, 1.5)
+RANDOM_WALK_STEPS = 2
 
 
-# Networks that no norm ends: their features are of any size (docs/squeezenet.md).
-UNNORMALISED = ("vgg16", "squeezenet1_0")
+# Networks without batch norm: their features are of any size (docs/squeezenet.md).
+WITHOUT_BATCH_NORM = ("vgg16", "squeezenet1_0")
 
 
 def _pooled(backbone: str) -> TrainConfig:
-    return replace(POOLED, standardize_features=backbone in UNNORMALISED)
+    return replace(POOLED, standardize_features=backbone in WITHOUT_BATCH_NORM)
 
 
 def fast_training(backbone: str) -> Recipe:
-    """Weighted pooling, several views, walk, CRF: minutes on two cores. `milseg train ... --recipe fast`.
+    """Return weighted pooling with TTA, random walk and CRF: minutes on two cores. `milseg train ... --recipe fast`.
 
     docs/masks-worth-using.md has the figures of each step.
     """
     strides = backbone_row(backbone).strides
+    inference = InferenceConfig(scales=TTA_SCALES, flip=True, random_walk=RANDOM_WALK_STEPS, refine=REFINE)
     return Recipe(
         stages=(_pooled(backbone),),
-        own=InferenceConfig(scales=VIEWS, flip=True, random_walk=WALK, refine=REFINE, refine_side=320),
-        inference=InferenceConfig(scales=VIEWS, flip=True, random_walk=WALK, refine=REFINE),
+        pseudo_label_inference=replace(inference, refine_side=320),
+        inference=inference,
         output_stride=16 if 16 in strides else strides[0],
-        score_scale=RECIPES[backbone].score_scale if backbone in RECIPES else 0.3,
+        score_scale=TABLE1_SETTINGS[backbone].score_scale if backbone in TABLE1_SETTINGS else 0.3,
         note="tried with MobileNetV2 on validation masks of six classes of animals; other networks take it over",
     )
 
 
 def best_training(backbone: str) -> Recipe:
-    """More steps of `fast`, then two rounds on one's own masks: about an hour on two cores. The default.
+    """Return more steps of `fast`, then two rounds on pseudo-labels: about an hour on two cores. The default.
 
     docs/masks-worth-using.md has the figures of each step.
     """
     pooled = _pooled(backbone)
-    own = replace(pooled, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
-    stages = (replace(pooled, max_steps=800), own, replace(own, max_steps=300))
+    on_masks = replace(pooled, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
+    stages = (replace(pooled, max_steps=800), on_masks, replace(on_masks, max_steps=300))
     return replace(fast_training(backbone), stages=stages)
 
 
-TRAIN_RECIPES: dict[str, Callable[[str], Recipe]] = {
-    "paper": paper_training,
-    "fast": fast_training,
-    "best": best_training,
+@dataclass(frozen=True, kw_only=True)
+class RecipeRow:
+    """One row of the table: the function backbone -> recipe, and one line for listings."""
+
+    make: Callable[[str], Recipe]
+    about: str
+
+
+RECIPES: dict[str, RecipeRow] = {
+    "paper": RecipeRow(make=paper_training, about="the paper's rule alone, its maps interpolated; minutes"),
+    "fast": RecipeRow(
+        make=fast_training,
+        about="weighted pooling, test-time augmentation, random walk, CRF; minutes",
+    ),
+    "best": RecipeRow(
+        make=best_training,
+        about="fast with more steps and two rounds on pseudo-labels; about an hour on two cores; the default",
+    ),
 }
 
 
 def find_recipe(name: str, backbone: str) -> Recipe:
-    """The recipe of that name for a backbone.
+    """Return the recipe of that name for a backbone.
 
     Raises:
         UserError: no such recipe or backbone.
     """
     backbone_row(backbone)
-    if name not in TRAIN_RECIPES:
-        raise unknown_name("recipe", name, TRAIN_RECIPES)
-    return TRAIN_RECIPES[name](backbone)
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name].make(backbone)

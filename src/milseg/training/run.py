@@ -57,7 +57,7 @@ from milseg.training.plan import (
     stored_record,
     stored_steps,
 )
-from milseg.training.pseudo_labels import write_own_masks
+from milseg.training.pseudo_labels import write_pseudo_labels
 from milseg.training.trainer import fit
 from milseg.utils.files import (
     claim_folder,
@@ -227,12 +227,12 @@ def _train(
         if number:
             if is_main():
                 print(f"round {number}: masks of {len(train)} photos, from their tags", file=sys.stderr)
-            maker = Segmenter(model, plan.spec, inference=plan.recipe.own)
-            bags = write_own_masks(
+            maker = Segmenter(model, plan.spec, inference=plan.recipe.pseudo_label_inference)
+            bags = write_pseudo_labels(
                 maker,
                 train,
                 out / "pseudo-labels" / f"round-{number}",
-                sure=plan.recipe.sure,
+                min_confidence=plan.recipe.min_confidence,
                 progress=progress,
             )
             shown = 1.0
@@ -242,7 +242,7 @@ def _train(
             shown = total(shown if is_main() else 0.0)  # the first one's, in all
             if shown < LEAST_RECALL:
                 note = (
-                    f"round {number} and later ones are left out: of the tags of {len(train)} photos their own masks "
+                    f"round {number} and later ones are left out: of the tags of {len(train)} photos the pseudo-labels "
                     f"show {100 * shown:.0f} %, and would teach that the rest is background"
                 )
                 if is_main():

@@ -32,7 +32,9 @@ from milseg.errors import UserError
 from milseg.inference.score_map import upsample
 from milseg.models.fcn import FCN, freeze
 from milseg.refine.superpixels import superpixels
-from milseg.rules import RULES, Rule, RuleEntry, find_rule
+from milseg.rules import find_rule
+from milseg.rules.choosing import Rule
+from milseg.rules.entry import RuleEntry
 from milseg.training.checkpoint import load_state, save_state
 from milseg.training.feature_standardizer import PHOTOS, FeatureStandardizer
 from milseg.training.grad_accumulation import (
@@ -91,7 +93,9 @@ def scores_loss(
     """These bags' part of the mean over a batch of `count` bags."""
     loss = config.rule_weight * (rule_loss(model, scores, batch, entry, rule).sum() / count)
     if config.mask_weight:
-        loss = loss + config.mask_weight * (rule_loss(model, scores, batch, RULES["oracle"]).sum() / count)
+        loss = loss + config.mask_weight * (
+            rule_loss(model, scores, batch, find_rule("oracle")).sum() / count
+        )
     return loss
 
 

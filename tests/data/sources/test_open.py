@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import milseg.data.image
 from milseg.data.bags import load_mask
-from milseg.data.sources.open import SOURCES, Place, find_source, open_source
+from milseg.data.source_table import SOURCES
+from milseg.data.sources.open import Place, find_source, open_source
 from milseg.data.sources.voc import VOC_CLASSES, read_voc
 from milseg.data.sources.voc_tree import read_objects
 from milseg.errors import UserError

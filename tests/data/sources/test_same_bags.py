@@ -13,7 +13,8 @@ import pytest
 
 import milseg.data.image
 from milseg.data.bags import BagSet
-from milseg.data.sources.open import SOURCES, find_source, open_source
+from milseg.data.source_table import SOURCES
+from milseg.data.sources.open import find_source, open_source
 
 SHARED = Path(os.environ.get("MILSEG_SHARED", Path(__file__).resolve().parents[3].parent / "shared"))
 PHOTOS = SHARED / "data" / "voc-animals"

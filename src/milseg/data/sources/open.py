@@ -3,76 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from milseg.config.source import PLAIN_READING, ShardReading, SourceOptions
 from milseg.data.bags import BagSet
 from milseg.data.shards.read import holds_tars, in_shard_order, names_shards, own_classes, read_shards
+from milseg.data.source_table import SOURCES
 from milseg.data.sources.build import make_bag_set
-from milseg.data.sources.coco import read_coco
-from milseg.data.sources.folder import read_folder
-from milseg.data.sources.label_studio import read_label_studio
 from milseg.data.sources.labelled import SPLIT_NAMES, Labels, split_name
 from milseg.data.sources.photo_files import PLAIN_FOLDERS, PhotoFiles
-from milseg.data.sources.table import TABLE_SUFFIXES, looks_like_tags, read_tags_table
+from milseg.data.sources.table import TABLE_SUFFIXES, looks_like_tags
 from milseg.data.sources.tag_file import PHOTO_SUFFIXES, read_text
-from milseg.data.sources.voc_tree import looks_like_voc, read_voc_tree
+from milseg.data.sources.voc_tree import looks_like_voc
 from milseg.errors import UserError, unknown_name
-
-# read(root of the photos, file with the tags or None, split) -> what was found
-Reader = Callable[[Path, Path | None, str | None], Labels]
-FileReader = Callable[[Path | PhotoFiles, Path | None, str | None], Labels]
-# What a file with tags can be.
-FILE_READERS: dict[str, FileReader] = {
-    "table": read_tags_table,
-    "coco": read_coco,
-    "label_studio": read_label_studio,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One row of the table of sources.
-
-    Attributes:
-        read: the reader.
-        needs_file: whether the tags are in a file of their own.
-        about: one line for listings.
-    """
-
-    read: Reader
-    needs_file: bool
-    about: str
-
-
-SOURCES: dict[str, Source] = {
-    "folder": Source(read=read_folder, needs_file=False, about="a folder of photos for each tag"),
-    "table": Source(
-        read=FILE_READERS["table"],
-        needs_file=True,
-        about="photos and a table: CSV, TSV or JSON lines with image, tags[, split], or one column a tag",
-    ),
-    "coco": Source(
-        read=FILE_READERS["coco"], needs_file=True, about="COCO JSON; each image's categories are its tags"
-    ),
-    "voc": Source(
-        read=read_voc_tree,
-        needs_file=False,
-        about="PASCAL VOC layout of any classes: XML annotations, or lists in ImageSets/Main",
-    ),
-    "label_studio": Source(
-        read=FILE_READERS["label_studio"],
-        needs_file=True,
-        about="a Label Studio export (JSON); labels are tags",
-    ),
-    "shards": Source(
-        read=lambda root, file, split: read_shards(root),
-        needs_file=False,
-        about="tar shards, as milseg shard, webdataset and img2dataset write them; here or at an address",
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +89,7 @@ def open_source(
             classes, own = own_classes(labels, place.root)
             background = own if background is None else background
     else:
-        labels = SOURCES[place.kind].read(place.root, place.file, place.split)
+        labels = SOURCES[place.kind].load()(place.root, place.file, place.split)
     name = source.absolute().name
     bags = make_bag_set(
         labels,
@@ -188,7 +133,8 @@ def read_tags(file: Path, photos: PhotoFiles) -> Labels:
     Raises:
         UserError: no file of a known form, or a damaged one, with the place in it.
     """
-    return FILE_READERS[file_kind(file)](photos, file, None)
+    labels: Labels = SOURCES[file_kind(file)].load()(photos, file, None)
+    return labels
 
 
 def find_source(

@@ -1,0 +1,63 @@
+"""The table of kinds of source; imports nothing heavy. `milseg.data.sources.open` finds which one is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from milseg.utils.registry import load_object
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One row of the table.
+
+    Attributes:
+        where: "module:function" of the reader, (root of the photos, file with the tags or None, split) -> labels.
+        needs_file: whether the tags are in a file of their own.
+        about: one line for listings.
+    """
+
+    where: str
+    needs_file: bool
+    about: str
+
+    def load(self) -> Callable[..., Any]:
+        """Return the reader."""
+        reader: Callable[..., Any] = load_object(self.where)
+        return reader
+
+
+SOURCES: dict[str, Source] = {
+    "folder": Source(
+        where="milseg.data.sources.folder:read_folder",
+        needs_file=False,
+        about="a folder of photos for each tag",
+    ),
+    "table": Source(
+        where="milseg.data.sources.table:read_tags_table",
+        needs_file=True,
+        about="CSV, TSV or JSON lines: image,tags[,split], or a column for each tag",
+    ),
+    "coco": Source(
+        where="milseg.data.sources.coco:read_coco",
+        needs_file=True,
+        about="COCO JSON; each image's categories are its tags",
+    ),
+    "voc": Source(
+        where="milseg.data.sources.voc_tree:read_voc_tree",
+        needs_file=False,
+        about="a VOC tree of any classes: XML annotations, or lists in ImageSets/Main",
+    ),
+    "label_studio": Source(
+        where="milseg.data.sources.label_studio:read_label_studio",
+        needs_file=True,
+        about="a Label Studio JSON export; labels are tags",
+    ),
+    "shards": Source(
+        where="milseg.data.shards.read:read_shards",
+        needs_file=False,
+        about="tar shards, also at an address: milseg shard, webdataset, img2dataset",
+    ),
+}
