@@ -9,6 +9,7 @@ from milseg.inference.score_map import ScoreMap, read_at
 from milseg.inference.tiling import device_of
 from milseg.models.fcn import FCN
 from milseg.refine.random_walk import transition_matrix, walking_size
+from milseg.utils.devices import memory_format
 
 # The photo whose inner maps are compared: times as large as the score map's input, but at most LONGEST pixels long.
 LARGER, LONGEST = 1.5, 480
@@ -27,7 +28,8 @@ def photo_transition_matrix(network: FCN, photo: UInt8, score_map: ScoreMap) -> 
     shrink = longest / max(photo.shape[:2])
     size = (max(1, round(photo.shape[0] * shrink)), max(1, round(photo.shape[1] * shrink)))
     device = device_of(network)
-    image = normalise(resize_photo(photo, size))[None].to(device, memory_format=torch.channels_last)
+    layout = memory_format(network, device)
+    image = normalise(resize_photo(photo, size))[None].to(device, memory_format=layout)
     height, width = score_map.scores.shape[-2:]
     rows, columns = (
         _walk_centres(cells, walk_cells, score_map, pixels / input_pixels)

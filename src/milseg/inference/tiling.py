@@ -21,6 +21,7 @@ from torch import nn
 from milseg.data.image import UInt8, normalise
 from milseg.errors import UserError
 from milseg.models.fcn import FCN, Geometry, Layer, geometry, map_length, spatial_layers
+from milseg.utils.devices import memory_format
 
 # Larger photos go through in tiles; of 1 million pixels the widest layers of MobileNetV2 take 0.2 GB.
 TILE_PIXELS = 1024 * 1024
@@ -71,6 +72,18 @@ class Part(NamedTuple):
     field: int
     length: Callable[[int], int]
     side: int
+
+
+class Target(NamedTuple):
+    """Where a network takes its photos, and in which layout."""
+
+    device: torch.device
+    layout: torch.memory_format
+
+
+def _target(network: Network, device: torch.device) -> Target:
+    layout = memory_format(network, device) if isinstance(network, nn.Module) else torch.channels_last
+    return Target(device, layout)
 
 
 class Piece(NamedTuple):
@@ -129,11 +142,12 @@ def photo_tile_scores(
         UserError: not even the smallest tile fits into the device's memory.
     """
     height, width = photo.shape[:2]
+    target = _target(network, device)
     while True:
         try:
             if height * width <= most:
-                return network(_image(photo, device)).float()
-            return _in_tiles(parts_of(network, most), photo, device)
+                return network(_image(photo, target)).float()
+            return _in_tiles(parts_of(network, most), photo, target)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -212,12 +226,12 @@ def _part(modules: Sequence[nn.Module], layers: Sequence[Layer], side: int) -> P
     return Part(run, *geometry(layers), lambda places: map_length(layers, places), side)
 
 
-def _in_tiles(parts: Sequence[Part], photo: UInt8, device: torch.device) -> torch.Tensor:
+def _in_tiles(parts: Sequence[Part], photo: UInt8, target: Target) -> torch.Tensor:
     size = (photo.shape[0], photo.shape[1])
-    strips = _strips(parts[0], lambda start, stop: photo[start:stop], size, device)
+    strips = _strips(parts[0], lambda start, stop: photo[start:stop], size, target)
     size = (parts[0].length(size[0]), parts[0].length(size[1]))
     for part in parts[1:]:
-        strips = _strips(part, _Band(strips).rows, size, device)
+        strips = _strips(part, _Band(strips).rows, size, target)
         size = (part.length(size[0]), part.length(size[1]))
     found: torch.Tensor | None = None
     row = 0
@@ -252,7 +266,7 @@ def _strips(
     part: Part,
     rows: Callable[[int, int], UInt8 | torch.Tensor],
     size: tuple[int, int],
-    device: torch.device,
+    target: Target,
 ) -> Iterator[torch.Tensor]:
     """The map of a part in strips float32 [1, C, n, w] from the top, on the CPU: it may be larger than the device.
 
@@ -272,7 +286,7 @@ def _strips(
         # would cut the memory that they leave into pieces too small for the next tile's.
         kept = _empty(channels, most, width)
         for column in across:
-            made = part.run(_image(band, device, slice(column.start, column.stop)))
+            made = part.run(_image(band, target, slice(column.start, column.stop)))
             if not channels:
                 channels = made.shape[1]
                 kept = _empty(channels, most, width)
@@ -289,7 +303,7 @@ def _empty(channels: int, height: int, width: int) -> torch.Tensor:
     return torch.empty(1, channels, height, width, memory_format=torch.channels_last)
 
 
-def _image(photo: UInt8 | torch.Tensor, device: torch.device, columns: slice = slice(None)) -> torch.Tensor:
+def _image(photo: UInt8 | torch.Tensor, target: Target, columns: slice = slice(None)) -> torch.Tensor:
     """These columns of a photo uint8 [H, W, 3], normalised, or of a map, as a network takes them."""
     part = photo[..., columns] if isinstance(photo, torch.Tensor) else normalise(photo[:, columns])[None]
-    return part.to(device, memory_format=torch.channels_last)
+    return part.to(target.device, memory_format=target.layout)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from milseg.models.fcn import FCN
+from milseg.utils.devices import memory_format
 
 # Weights of at least so many numbers are laid out once, which is a large part of such a layer's time. Small ones are
 # not: a layout for another size of map can be much slower than torch's own choice each time.
@@ -22,8 +23,8 @@ def fused(model: FCN, *, one_call: bool = True) -> FCN:
     In evaluation mode batch norm multiplies each channel by gamma / sqrt(variance + eps) and adds a number, which the
     rows of the convolution before it can do as well. In float32 on a CPU three things more: a ReLU becomes the last
     step of its convolution, so that a map is written once; a convolution of 1 x 1 becomes the product of two matrices
-    that it is; and large weights lie as oneDNN computes with them. Others lie channels-last. Where there is nothing to
-    do, the model comes back itself.
+    that it is; and large weights lie as oneDNN computes with them. Other weights lie as `memory_format` says. Where
+    there is nothing to do, the model comes back itself.
 
     Args:
         one_call: do those three too; without it the network has torch's own layers alone, as its export needs.
@@ -45,7 +46,8 @@ def fused(model: FCN, *, one_call: bool = True) -> FCN:
     _fold(network)
     if joins:
         _join(network)
-    return network.requires_grad_(False).to(memory_format=torch.channels_last)
+    layout = memory_format(network, network.score_layer.weight.device)
+    return network.requires_grad_(False).to(memory_format=layout)
 
 
 class JoinedConv(nn.Conv2d):

@@ -78,7 +78,7 @@ class DynamicBatcher(nn.Module):
     def _compute(self, calls: list[_Call]) -> None:
         try:
             images = torch.cat([one.images for one in calls]) if len(calls) > 1 else calls[0].images
-            scores = self.network(images.contiguous(memory_format=torch.channels_last))
+            scores = self.network(images)
             for i, one in enumerate(calls):
                 one.scores = scores[i : i + 1]
         except BaseException as error:

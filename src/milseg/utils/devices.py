@@ -41,11 +41,11 @@ def memory_format(network: torch.nn.Module, device: torch.device) -> torch.memor
     Channels last, but for networks with depthwise convolutions on CUDA: there cuDNN would compile new kernels for each
     new size of a photo, which takes seconds each time. In the contiguous layout PyTorch's own kernels serve any size.
     """
-    depthwise = any(
+    depthwise = device.type == "cuda" and any(
         isinstance(layer, torch.nn.Conv2d) and 1 < layer.groups == layer.in_channels
         for layer in network.modules()
     )
-    return torch.contiguous_format if depthwise and device.type == "cuda" else torch.channels_last
+    return torch.contiguous_format if depthwise else torch.channels_last
 
 
 def keep_freed_memory() -> bool:
