@@ -39,7 +39,7 @@ class Bag:
 
     Attributes:
         name: unique in its set; the photo's path below the source's root, without its extension.
-        photo: a file, a photo inside a shard, or the pixels themselves, uint8 [H, W, 3].
+        photo: a file (its name as a text becomes a Path), a photo inside a shard, or the pixels, uint8 [H, W, 3].
         tags: one of PRESENT, ABSENT, UNKNOWN for each class of the set, background first.
         mask: a file or pixels, uint8 [H, W], where there is one. Training from tags never opens it.
     """
@@ -48,6 +48,11 @@ class Bag:
     photo: Path | PackedPhoto | UInt8
     tags: tuple[int, ...]
     mask: Path | UInt8 | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("photo", "mask"):
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from milseg.errors import UserError
+from milseg.utils.files import PathLike, as_path
 
 MAX_PIXELS = 100_000_000
 # ImageNet statistics of RGB in [0, 1], as torchvision's classifiers expect.
@@ -109,7 +110,7 @@ def _opened(path: Path | PackedPhoto, kind: str, max_pixels: int) -> Iterator[Im
         raise UserError(f"{path}: damaged or cut short ({error}); replace the file or leave it out") from None
 
 
-def open_photo(path: Path | PackedPhoto, *, max_pixels: int = MAX_PIXELS) -> UInt8:
+def open_photo(path: PathLike | PackedPhoto, *, max_pixels: int = MAX_PIXELS) -> UInt8:
     """Read a photo as RGB, upright.
 
     Applies the EXIF orientation, scales 16-bit grey to 8 bits, puts transparency on white, takes the first
@@ -122,6 +123,7 @@ def open_photo(path: Path | PackedPhoto, *, max_pixels: int = MAX_PIXELS) -> UIn
         UserError: missing, not an image, cut short, or more than `max_pixels` pixels (refused before
             decoding).
     """
+    path = path if isinstance(path, PackedPhoto) else as_path(path)
     with _opened(path, "photo", max_pixels) as image:
         image.load()
         return as_rgb(image)

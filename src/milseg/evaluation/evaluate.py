@@ -11,6 +11,7 @@ from tqdm import tqdm
 from milseg.config import InferenceConfig
 from milseg.data.bags import BACKGROUND, VOID, BagSet, load_mask, load_photo, mask_values_for
 from milseg.data.image import UInt8, open_mask
+from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.data.sources.ground_truth import (
     TruthClasses,
     class_notes,
@@ -22,9 +23,11 @@ from milseg.data.sources.ground_truth import (
 from milseg.distributed import collectives
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation, Scores
-from milseg.inference.model_folder import ModelSpec
+from milseg.inference.hub import local_folder
+from milseg.inference.model_folder import ModelSpec, load_model
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN
+from milseg.utils.files import PathLike, as_path
 
 
 def evaluate_folder(
@@ -112,8 +115,8 @@ def _score_pair(evaluation: Evaluation, predicted: Path, true: Path, table: UInt
 
 
 def evaluate_model(
-    model: FCN,
-    bags: BagSet,
+    model: FCN | PathLike,
+    bags: BagSet | PathLike,
     *,
     readings: Sequence[str] = ("scores",),
     longest_side: int | None = None,
@@ -125,13 +128,22 @@ def evaluate_model(
     scores of the whole set: counts of pixels add up, so they are those of one process.
 
     Args:
-        model: put into evaluation mode; predicts on the device it is on.
-        bags: their masks are read, for scoring alone.
+        model: put into evaluation mode; predicts on the device it is on. Or a model folder, which brings its own
+            longest side.
+        bags: their masks are read, for scoring alone. Or, with a model folder, a VOC tree that has masks.
         longest_side: the network sees larger photos made smaller; the masks keep the photos' size.
 
     Raises:
-        UserError: no photos, or a photo without a mask.
+        UserError: no photos, or a photo without a mask; a folder of photos for a model without class names.
     """
+    if not isinstance(model, FCN):
+        model, stored = load_model(local_folder(as_path(model)))
+        longest_side = longest_side or stored.longest_side
+        bags = bags if isinstance(bags, BagSet) else evaluation_bags(as_path(bags), stored.classes)
+    if not isinstance(bags, BagSet):
+        raise UserError(
+            f"{bags}: expected a BagSet, as milseg.read_voc gives it, beside a network without class names"
+        )
     spec = ModelSpec(backbone="", classes=bags.classes, longest_side=longest_side)
     segmenter = Segmenter(model, spec, inference=InferenceConfig())
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}

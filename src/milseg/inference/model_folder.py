@@ -20,7 +20,7 @@ from milseg.errors import UserError
 from milseg.inference.prior import Prior
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.utils.files import check_writable, remove_leftovers, write_json, write_text
+from milseg.utils.files import PathLike, as_path, check_writable, remove_leftovers, write_json, write_text
 from milseg.utils.tensors import finite_tensors, load_tensors_into, read_tensors, save_tensors
 from milseg.utils.yaml import parse_yaml
 
@@ -61,12 +61,13 @@ class ModelSpec:
         )
 
 
-def save_model(folder: Path, model: FCN, spec: ModelSpec) -> None:
+def save_model(folder: PathLike, model: FCN, spec: ModelSpec) -> None:
     """Write a model folder; each file appears whole.
 
     Raises:
         UserError: the weights are not finite, or the folder cannot be written.
     """
+    folder = as_path(folder)
     tensors = finite_tensors(model.state_dict(), folder)
     check_writable(folder)
     for name in FILES:
@@ -84,12 +85,13 @@ def spec_record(spec: ModelSpec) -> dict[str, Any]:
     return plain
 
 
-def load_model(folder: Path) -> tuple[FCN, ModelSpec]:
+def load_model(folder: PathLike) -> tuple[FCN, ModelSpec]:
     """Build the network of a model folder and read its weights; in evaluation mode, on the CPU.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the others.
     """
+    folder = as_path(folder)
     spec = _read_spec(folder)
     model = spec.build()
     load_tensors_into(model, read_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")

@@ -33,6 +33,7 @@ from milseg.models.fcn import FCN
 from milseg.models.fuse import fused
 from milseg.refine import find_refiner
 from milseg.utils.devices import pick_device
+from milseg.utils.files import PathLike, as_path
 
 Key = TypeVar("Key")
 # What can be segmented: a file, a photo in a shard, uint8 [H, W, 3], or a Pillow image.
@@ -249,7 +250,7 @@ class Segmenter:
 
 
 def load(
-    folder: Path | str,
+    folder: PathLike,
     *,
     device: str = "auto",
     inference: InferenceConfig | None = None,
@@ -264,6 +265,7 @@ def load(
     Raises:
         UserError: no model folder, a damaged file, or a device that is not there.
     """
+    folder = folder if isinstance(folder, str) else as_path(folder)  # hf:// is no path
     if is_onnx_file(folder):
         if device not in ("auto", "cpu"):
             raise UserError(f"{folder}: an exported model runs on the CPU; leave --device {device} out")

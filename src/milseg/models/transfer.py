@@ -22,6 +22,7 @@ from milseg.errors import UserError, unknown_name
 from milseg.models.backbones import cast_classifier
 from milseg.models.fcn import FCN
 from milseg.models.weights import imagenet_categories, load_classifier
+from milseg.utils.files import PathLike, as_path
 from milseg.utils.yaml import parse_yaml
 
 BACKGROUND_NAME = "background"
@@ -331,10 +332,10 @@ def build_model(
     backbone: str,
     classes: Sequence[str],
     *,
-    weights: str | Path | None = None,
+    weights: PathLike | None = None,
     transfer: Transfer = True,
     categories: Sequence[str] | None = None,
-    mapping: Path | None = None,
+    mapping: PathLike | None = None,
     combine: str = "mean",
     output_stride: int | None = None,
     vgg_padding: str = "same",
@@ -368,6 +369,8 @@ def build_model(
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
     if twice:
         raise UserError(f"a class is named twice: {', '.join(twice)}")
+    weights = weights if weights is None or isinstance(weights, str) else as_path(weights)
+    mapping = None if mapping is None else as_path(mapping)
     network, names = load_classifier(backbone, weights, categories=categories, seed=seed)
     model = cast_classifier(
         backbone,

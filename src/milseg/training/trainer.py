@@ -48,6 +48,7 @@ from milseg.training.grad_accumulation import (
 )
 from milseg.training.schedule import batch_at, learning_rate_at, zooms_at
 from milseg.utils.devices import autocast, compiled, loss_scaler
+from milseg.utils.files import PathLike, as_path
 
 BIAS_RATE = 2.0  # times the rate of weights (paper, "Experiments")
 
@@ -183,8 +184,8 @@ def fit(
     config: TrainConfig,
     *,
     rule: RuleEntry | None = None,
-    out: Path | None = None,
-    device: torch.device | None = None,
+    out: PathLike | None = None,
+    device: torch.device | str | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
@@ -213,7 +214,8 @@ def fit(
     entry = rule or find_rule(config.rule)
     if not len(bags):
         raise UserError(f"{bags.name}: no photos to train on")
-    device = device or torch.device("cpu")
+    device = torch.device(device or "cpu")
+    out = None if out is None else as_path(out)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.train()
     if not config.dropout:

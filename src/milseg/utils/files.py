@@ -19,6 +19,26 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
+# What public functions take for a path.
+PathLike = str | os.PathLike[str]
+
+
+def as_path(value: PathLike) -> Path:
+    """The path that a user of the Python functions gave as a text or a Path.
+
+    >>> as_path("runs/mine").name
+    'mine'
+
+    Raises:
+        UserError: neither of the two.
+    """
+    if isinstance(value, str | os.PathLike) and not isinstance(os.fspath(value), bytes):
+        return Path(value)
+    raise UserError(
+        f"expected a path, as a text or a pathlib.Path; found {type(value).__name__}: {value!r:.80}"
+    )
+
+
 _LEFT_BEHIND = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\..*)?")  # names of `_temporary`
 
 

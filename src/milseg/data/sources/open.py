@@ -18,6 +18,7 @@ from milseg.data.sources.table import TABLE_SUFFIXES, looks_like_tags
 from milseg.data.sources.tag_file import PHOTO_SUFFIXES, read_text
 from milseg.data.sources.voc_tree import looks_like_voc
 from milseg.errors import UserError, unknown_name
+from milseg.utils.files import PathLike, as_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ class Place:
 
 
 def open_source(
-    source: Path,
+    source: PathLike,
     *,
-    tags: Path | None = None,
+    tags: PathLike | None = None,
     split: str | None = None,
     classes: Sequence[str] | None = None,
     tags_are: str = "complete",
@@ -82,6 +83,7 @@ def open_source(
         UserError: nothing there that can be read, several things it could be, a file that is damaged, a path
             that leads out of the photos' folder, two photos of one name, an unknown tag, no photo left.
     """
+    source, tags = as_path(source), None if tags is None else as_path(tags)
     place = find_source(source, tags=tags, split=split, kind=kind)
     if place.kind == "shards":
         labels = _of_shards(place, shards)

@@ -25,6 +25,7 @@ from milseg.data.sources.sbd import require_sbd
 from milseg.data.sources.tag_file import tags_for
 from milseg.data.sources.voc_sets import SetRule, set_ids, set_rule, year_folder
 from milseg.errors import UserError, unknown_name
+from milseg.utils.files import PathLike, as_path
 
 # In the order of VOC's mask values, 0 to 20.
 VOC_CLASSES = (
@@ -40,14 +41,14 @@ SINGULAR = {XML: "XML annotation", MASKS: "mask"}
 
 
 def read_voc(
-    root: Path,
+    root: PathLike,
     split: str,
     *,
     year: int | None = None,
     classes: Sequence[str] | None = None,
-    tags_file: Path | None = None,
+    tags_file: PathLike | None = None,
     tags_from: str | None = None,
-    sbd: Path | None = None,
+    sbd: PathLike | None = None,
     drop_untagged: bool | None = None,
     ignore_unknown: bool = False,
 ) -> BagSet:
@@ -82,6 +83,8 @@ def read_voc(
         UserError: a set, class or tag of an unknown name; a folder, list, photo, annotation or SBD that is
             missing.
     """
+    root, sbd = as_path(root), None if sbd is None else as_path(sbd)
+    tags_file = None if tags_file is None else as_path(tags_file)
     rule = set_rule(split, year)
     home = year_folder(root, split, year or rule.year)
     names = _class_names(classes)
