@@ -141,8 +141,11 @@ def test_the_table_lists_the_least_certain_first(photos: Path, model: Path) -> N
         "in/deep/c.JPG",
         "in/deep/d.webp",
     ]
+    assert {row["review"] for row in rows} <= {"", "shows nothing"}
     confidences = [float(row["confidence"]) for row in rows]
-    assert confidences == sorted(confidences)
+    assert [(row["review"] == "", number) for row, number in zip(rows, confidences, strict=True)] == sorted(
+        (row["review"] == "", number) for row, number in zip(rows, confidences, strict=True)
+    )
     assert len(set(confidences)) == 5
     segmenter = load(model)
     for row in rows:
@@ -152,6 +155,27 @@ def test_the_table_lists_the_least_certain_first(photos: Path, model: Path) -> N
         assert row["tags"] == ";".join(name for name, _ in found.tags)
         assert row["areas"] == ";".join(f"{name}={share:.4f}" for name, share in found.areas.items())
         assert row["tags_given"] == "no"
+
+
+def test_masks_that_are_surely_wrong_come_before_the_uncertain_ones(photos: Path, model: Path) -> None:
+    """However sure the network is: a mask without a tag that was given, or without anything."""
+    tags = model.parent / "known.csv"
+    tags.write_text("image,tags\na.jpg,cat\nb.png,\nin/a.png,dog\n")
+    predict(model, photos, tags=tags, class_bias="cat=-100,dog=100")
+    rows = {row["photo"]: row["review"] for row in table(model.parent / "out")}
+    assert rows == {
+        "a.jpg": "lacks cat",
+        "b.png": "",
+        "in/a.png": "",
+        "in/deep/c.JPG": "",
+        "in/deep/d.webp": "",
+    }
+    assert next(iter(rows)) == "a.jpg"
+    predict(model, photos, tags=tags, out="none", class_bias="cat=-100,dog=-100")
+    rows = {row["photo"]: row["review"] for row in table(model.parent / "none")}
+    assert rows["in/deep/c.JPG"] == rows["in/deep/d.webp"] == "shows nothing"
+    assert rows["in/a.png"] == "lacks dog"
+    assert list(rows.items())[-1] == ("b.png", "")  # said to show nothing, and shows nothing
 
 
 def test_adjusting_a_class_from_the_command_line(photos: Path, model: Path) -> None:

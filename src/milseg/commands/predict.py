@@ -25,5 +25,5 @@ def predict(options: PredictOptions) -> None:
         f"{counts['failed']} left out."
     )
     print(
-        f"Look at {options.out / 'overlays'}; {options.out / 'predictions.csv'} lists the least certain first."
+        f"Look at {options.out / 'overlays'}; {options.out / 'predictions.csv'} lists what to review first."
     )

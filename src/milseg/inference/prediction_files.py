@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,35 @@ from milseg.annotations.cleanup import read_header, remove_earlier
 from milseg.annotations.writer import entries_of
 from milseg.utils.files import atomic_path, write_text
 
-COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given")
+COLUMNS = ("photo", "mask", "confidence", "tags", "tag_confidence", "areas", "tags_given", "review")
 LEDGER = "predictions.jsonl"
 TABLE, FAILED, LABELS = "predictions.csv", "failed.csv", "labels.json"
 
 
+def review_first(areas: Mapping[str, float], present: Sequence[str] | None) -> str:
+    """Why a mask is surely wrong, however sure the network is of it; "" where nothing says so.
+
+    Args:
+        areas: share of the photo by class shown, background included.
+        present: the tags that were given; None if nothing was.
+
+    >>> review_first({"background": 1.0}, None), review_first({"cat": 1.0}, ["cat", "dog"])
+    ('shows nothing', 'lacks dog')
+    """
+    shown = areas.keys() - {"background"}
+    missing = [name for name in present or () if name not in shown]
+    if missing:
+        return f"lacks {';'.join(missing)}"
+    return "" if shown or present is not None else "shows nothing"
+
+
 def write_table(out: Path) -> None:
-    """`predictions.csv` from the record, the least certain photos first: what to review first.
+    """`predictions.csv` from the record: masks that show nothing or lack a given tag first, then the least certain.
 
     Rows are read from the record in the table's order: of each photo only three numbers are held.
     """
     ledger = out / ".parts" / LEDGER
-    offsets, confidences = _places(ledger)
+    offsets, keys = _places(ledger)
     with (
         ledger.open("rb") as file,
         atomic_path(out / TABLE) as temporary,
@@ -34,8 +51,8 @@ def write_table(out: Path) -> None:
     ):
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        order = np.argsort(confidences, kind="stable")
-        for equal in np.split(order, np.flatnonzero(np.diff(confidences[order])) + 1) if len(order) else ():
+        order = np.argsort(keys, kind="stable")
+        for equal in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1) if len(order) else ():
             rows = []
             for number in equal:
                 file.seek(int(offsets[number]))
@@ -44,12 +61,12 @@ def write_table(out: Path) -> None:
 
 
 def _places(ledger: Path) -> tuple[Any, Any]:
-    """Where each entry begins, int64 [N], and its confidence, float64 [N]."""
-    offsets, confidences = [], []
+    """Where each entry begins, int64 [N], and its place in the table, float64 [N]: the confidence, less 2 to review."""
+    offsets, keys = [], []
     for at, entry in entries_of(ledger):
         offsets.append(at)
-        confidences.append(entry["data"]["confidence"])
-    return np.array(offsets, dtype=np.int64), np.array(confidences, dtype=np.float64)
+        keys.append(entry["data"]["confidence"] - 2 * bool(entry["data"].get("review")))
+    return np.array(offsets, dtype=np.int64), np.array(keys, dtype=np.float64)
 
 
 def write_failed(out: Path, failed: Mapping[str, str]) -> None:

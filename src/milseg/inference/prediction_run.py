@@ -31,6 +31,7 @@ from milseg.inference.prediction_files import (
     LEDGER,
     photos_of,
     remove_run,
+    review_first,
     write_failed,
     write_table,
 )
@@ -69,7 +70,7 @@ class Run:
     photos: Sequence[PhotoFile]
     formats: Sequence[str]
     segmenter: Segmenter
-    given: Mapping[str, tuple[str, ...]]
+    given: KnownTags
     header: Mapping[str, Any]
 
 
@@ -129,7 +130,7 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
     segmenter = Segmenter(
         loaded.model, spec, inference=inference, class_bias=class_bias, network=loaded.network
     )
-    given = _known_tags(options, segmenter.classes, photos).allowed
+    given = _known_tags(options, segmenter.classes, photos)
     header: dict[str, Any] = {
         "model": _digest(folder if is_onnx_file(folder) else folder / "model.safetensors"),
         "tags": _tags_record(options),
@@ -217,7 +218,9 @@ def predict_photos(
                 for writer in writers:
                     writer.add(record)
                 if photo.name not in rows.names:
-                    rows.append(photo.name, photo.below, _row(photo, found))
+                    rows.append(
+                        photo.name, photo.below, _row(photo, found, job.given.present.get(photo.name))
+                    )
                 done += 1
             if preemption.asked() and done + len(failed) < len(todo):
                 raise preemption.Stopped(
@@ -239,7 +242,7 @@ def _segment(job: Run, photo: PhotoFile) -> Segmentation | UserError:
     """One photo's masks, or why there are none; runs beside others."""
     try:
         return job.segmenter.segment(
-            photo.path, tags=job.given.get(photo.name), max_pixels=job.options.max_pixels
+            photo.path, tags=job.given.allowed.get(photo.name), max_pixels=job.options.max_pixels
         )
     except UserError as error:
         return error
@@ -347,8 +350,9 @@ def _prediction(photo: PhotoFile, found: Segmentation) -> Prediction:
     )
 
 
-def _row(photo: PhotoFile, found: Segmentation) -> dict[str, Any]:
+def _row(photo: PhotoFile, found: Segmentation, present: Sequence[str] | None) -> dict[str, Any]:
     return {
+        "review": review_first(found.areas, present),
         "photo": photo.below,
         "mask": f"masks/{photo.name}.png",
         "confidence": round(found.confidence, 6),

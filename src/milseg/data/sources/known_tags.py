@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from milseg.data.sources.build import BACKGROUND_NAMES, TAGS_ARE
@@ -20,10 +20,12 @@ class KnownTags:
     Attributes:
         allowed: by photo, named by its path without extension: the classes that it may show besides the background.
             Photos of which nothing is known are not in it.
+        present: by photo, the classes that it is said to show; a photo said to show none has an empty tuple.
         notes: what is odd, one sentence each.
     """
 
     allowed: dict[str, tuple[str, ...]]
+    present: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -66,15 +68,22 @@ def read_known_tags(
         _check_tags(row, labels, classes, ignore_unknown)
     names = [name for name in classes if name != "background"]
     silent = [name for name in names if labels.classes and name not in labels.classes]
+    rows = _rows_of(path, labels.rows, photos)
     allowed = {
-        photo: _allowed(row, names, silent, partial=tags_are == "partial")
-        for photo, row in _rows_of(path, labels.rows, photos).items()
+        photo: _allowed(row, names, silent, partial=tags_are == "partial") for photo, row in rows.items()
+    }
+    present = {
+        photo: tuple(name for name in names if name in row.present)
+        for photo, row in rows.items()
+        if row.present or not allowed[photo]
     }
     notes = []
     if silent and tags_are == "complete":
         notes.append(f"{path}: has nothing on {', '.join(silent)}, which may be in any photo then")
     return KnownTags(
-        allowed={photo: here for photo, here in allowed.items() if here is not None}, notes=tuple(notes)
+        allowed={photo: here for photo, here in allowed.items() if here is not None},
+        present={photo: here for photo, here in present.items() if allowed[photo] is not None},
+        notes=tuple(notes),
     )
 
 
