@@ -10,7 +10,7 @@ from milseg.data.bags import UNKNOWN
 
 
 def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float64):
-    """Scores, tags (background present in every bag) and valid places, the first two bags padded."""
+    """Scores, tags (background present in every bag) and valid cells, the first two bags padded."""
     g = torch.Generator().manual_seed(seed)
     scores = torch.randn(batch, classes, height, width, generator=g, dtype=dtype) * 2
     tags = torch.randint(0, 2, (batch, classes), generator=g, dtype=torch.int8)
@@ -23,7 +23,7 @@ def random_case(seed=0, batch=3, classes=4, height=3, width=5, dtype=torch.float
 
 
 def random_extras(seed, valid, classes=4):
-    """About four segments a bag, some places in none; and masks."""
+    """About four segments a bag, some cells in none; and masks."""
     g = torch.Generator().manual_seed(seed)
     return {
         "segments": torch.randint(-1, 4, valid.shape, generator=g),
@@ -32,7 +32,7 @@ def random_extras(seed, valid, classes=4):
 
 
 class Bag:
-    """One bag as plain numbers: the valid places in reading order, the classes with a known tag."""
+    """One bag as plain numbers: the valid cells in reading order, the classes with a known tag."""
 
     def __init__(self, scores, tags, valid, segments=None, masks=None):
         classes = len(tags)
@@ -44,7 +44,7 @@ class Bag:
         where = [(y, x) for y in range(height) for x in range(width) if valid[y, x]]
         self.s = [{c: float(scores[c, y, x]) for c in self.known} for y, x in where]
         self.n = len(self.s)
-        self.p = [softmax(place) for place in self.s]
+        self.p = [softmax(cell) for cell in self.s]
         self.segment = None if segments is None else [int(segments[y, x]) for y, x in where]
         self.mask = None if masks is None else [int(masks[y, x]) for y, x in where]
 

@@ -10,11 +10,11 @@ from tests.rules.cases import mean, softmax
 
 
 def best(bag, c, k):
-    """-log p_c at the k most probable of the bag's places, averaged."""
-    return mean(sorted(-math.log(p[c]) for p in bag.p)[: places(k, bag.n)])
+    """-log p_c at the k most probable of the bag's cells, averaged."""
+    return mean(sorted(-math.log(p[c]) for p in bag.p)[: cells(k, bag.n)])
 
 
-def places(k, n):
+def cells(k, n):
     return max(1, round(k * n)) if k < 1 else min(round(k), n)
 
 
@@ -34,7 +34,7 @@ def oracle(bag):
 
 
 def crossed(bag, targets):
-    """Mean over the places of the cross entropy to a distribution at each."""
+    """Mean over the cells of the cross entropy to a distribution at each."""
     pairs = zip(bag.p, targets, strict=True)
     return mean(-sum(t * math.log(p[c]) for c, t in target.items() if t) for p, target in pairs)
 
@@ -51,11 +51,11 @@ def em_adapt(bag, bg=0.4, fg=0.2, rounds=5):
     s = [{c: math.log(p[c]) for c in sorted(bag.present)} for p in bag.p]
     for _ in range(rounds):
         for c in sorted(bag.present):
-            behind = sorted(max(place.values()) - place[c] for place in s)
+            behind = sorted(max(cell.values()) - cell[c] for cell in s)
             nth = min(int((bg if c == 0 else fg) * bag.n), bag.n - 1)
-            for place in s:
-                place[c] += behind[nth] + 1e-4 if behind[nth] > 0 else 0.0
-    return [{max(place, key=place.get): 1.0} for place in s]
+            for cell in s:
+                cell[c] += behind[nth] + 1e-4 if behind[nth] > 0 else 0.0
+    return [{max(cell, key=cell.get): 1.0} for cell in s]
 
 
 def ccnn_dual(bag, u):
@@ -118,7 +118,7 @@ def wildcat(bag, k=0.2, alpha=0.7, loss=logistic):
     pooled = {}
     for c in bag.known:
         rising = sorted(s[c] for s in bag.s)
-        number = places(k, bag.n)
+        number = cells(k, bag.n)
         pooled[c] = mean(rising[-number:]) + alpha * mean(rising[:number])
     return loss(bag, pooled)
 
@@ -148,21 +148,21 @@ def attention(bag, rule):
     u = None if rule.U is None else rule.U.tolist()
     h = [{c: s[c] - mean(s.values()) for c in bag.known} for s in bag.s]
 
-    def dot(row, place):
-        return sum(row[c] * x for c, x in place.items())
+    def dot(row, cell):
+        return sum(row[c] * x for c, x in cell.items())
 
     pooled = {}
     for c in bag.known:
         row = w[c if len(w) > 1 else 0]
         logits = {}
-        for i, place in enumerate(h):
-            hidden = [math.tanh(dot(line, place)) for line in v]
+        for i, cell in enumerate(h):
+            hidden = [math.tanh(dot(line, cell)) for line in v]
             if u is not None:
-                gates = [1 / (1 + math.exp(-dot(line, place))) for line in u]
+                gates = [1 / (1 + math.exp(-dot(line, cell))) for line in u]
                 hidden = [a * b for a, b in zip(hidden, gates, strict=True)]
             logits[i] = sum(a * b for a, b in zip(row, hidden, strict=True))
         a = softmax(logits)
-        pooled[c] = sum(a[i] * place[c] for i, place in enumerate(h))
+        pooled[c] = sum(a[i] * cell[c] for i, cell in enumerate(h))
     return competing(bag, pooled)
 
 
@@ -210,7 +210,7 @@ def rank_pooling(bag, fg=0.996, bg=0.999, absent=1.0, reference=1681.0):
 
 
 def hard_negatives(bag, k=1.0, weight=1.0):
-    number = places(k, bag.n)
+    number = cells(k, bag.n)
     hardest = {c: sorted((p[c] for p in bag.p), reverse=True)[:number] for c in bag.absent}
     return weight * mean(mean(-math.log(1 - p) for p in hardest[c]) for c in bag.absent)
 
@@ -239,7 +239,7 @@ def consistency(bag, bags, weight=0.1):
 
 
 class Merged:
-    """A bag whose places are another's segments, each with the mean probabilities of its places."""
+    """A bag whose cells are another's segments, each with the mean probabilities of its cells."""
 
     def __init__(self, bag):
         self.known, self.present, self.absent, self.front = bag.known, bag.present, bag.absent, bag.front

@@ -38,7 +38,7 @@ def test_two_by_three_map_by_hand():
     ratio = torch.tensor([[1.0, 3.0, 1 / 4], [9.0, 1.0, 1 / 3]])
     scores = torch.stack([torch.zeros(2, 3), ratio.log()])[None]
     loss = mil_loss(scores, torch.tensor([[1, 1]]), torch.ones(1, 2, 3, dtype=torch.bool))
-    # best place of class 1: p = 9/10; best place of the background: p = 1 - 1/5 = 4/5
+    # best cell of class 1: p = 9/10; best cell of the background: p = 1 - 1/5 = 4/5
     assert loss.item() == pytest.approx(-(math.log(0.9) + math.log(0.8)) / 2, abs=1e-6)
     # background only: the label set has one member
     loss = mil_loss(scores, torch.tensor([[1, 0]]), torch.ones(1, 2, 3, dtype=torch.bool))
@@ -74,7 +74,7 @@ def test_ties_go_to_one_place():
     valid = torch.tensor([[[False, True], [True, True]]])
     weights = choose_max(loss_map(scores, tags), tags.float(), valid[:, None])
     expected = torch.zeros(1, 2, 2, 2)
-    expected[0, :, 0, 1] = 0.5  # the first valid place in reading order
+    expected[0, :, 0, 1] = 0.5  # the first valid cell in reading order
     torch.testing.assert_close(weights, expected)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from milseg.data.bags import UNKNOWN
 from milseg.rules import find_rule
-from milseg.rules.bag import places_of
+from milseg.rules.cells import cells_of
 from milseg.rules.log_sum_exp import log_expm1_ratio, log_of_pooled, log_sum_exp_probs, log_sum_exp_scores
 from milseg.rules.loss_map import log_probs
 from milseg.rules.pooling import average_scores
@@ -95,12 +95,12 @@ def test_probs_are_exact_where_the_two_ways_to_compute_them_meet(gap):
 @pytest.mark.parametrize("r", [0.5, 5.0, -5.0])
 def test_small_pooled_values_to_the_last_digits(r):
     """The series for small values meets the plain equation, here in longer numbers than its own error."""
-    places = places_of(torch.ones(1, 1), torch.ones(1, 2, 2, dtype=torch.bool), torch.float64)
+    cells = cells_of(torch.ones(1, 1), torch.ones(1, 2, 2, dtype=torch.bool), torch.float64)
     for largest in (1e-5, 1e-3, 1.9e-3, 2.6e-3, 5e-3):
         x = torch.linspace(largest / 4, largest, 4, dtype=torch.float64).view(1, 1, 4)
         mean_exp = math.fsum(math.expm1(r * float(v)) for v in x.flatten()) / 4
         expected = math.log(math.log1p(mean_exp) / r)
-        assert float(log_of_pooled(x.log(), r, places)) == pytest.approx(expected, abs=2.5e-7)
+        assert float(log_of_pooled(x.log(), r, cells)) == pytest.approx(expected, abs=2.5e-7)
 
 
 def test_the_ratio_of_expm1_around_zero():

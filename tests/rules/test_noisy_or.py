@@ -28,12 +28,12 @@ def test_the_shown_weights_are_those_of_the_source():
     torch.testing.assert_close(shown[0, [0, 2, 3]], torch.zeros_like(shown[0, :3]))
 
 
-@pytest.mark.parametrize("places", [4, 10_000])
-def test_a_uniform_start_has_the_stated_probability_and_is_alive(places):
-    scores = torch.zeros(1, 21, 1, places, requires_grad=True)
+@pytest.mark.parametrize("cells", [4, 10_000])
+def test_a_uniform_start_has_the_stated_probability_and_is_alive(cells):
+    scores = torch.zeros(1, 21, 1, cells, requires_grad=True)
     tags = torch.zeros(1, 21, dtype=torch.int8)
     tags[0, :2] = 1
-    valid = torch.ones(1, 1, places, dtype=torch.bool)
+    valid = torch.ones(1, 1, cells, dtype=torch.bool)
     loss = noisy_or(scores, tags, valid, start=0.25, absent=0.0)
     assert float(loss.detach().neg().exp()) == pytest.approx(0.25, rel=1e-3)
     loss.sum().backward()

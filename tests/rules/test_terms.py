@@ -65,7 +65,7 @@ def test_consistency_is_neutral_where_no_other_bag_carries_the_tag():
     assert loss[0] > 0
     assert loss[1] > 0
     assert loss[2] == 0
-    valid[1] = False  # a bag without a place is no example either
+    valid[1] = False  # a bag without a cell is no example either
     assert consistency(scores, tags, valid).tolist() == [0, 0, 0]
 
 

@@ -20,20 +20,20 @@ RULES: dict[str, RuleRow] = {
     "max": RuleRow(
         where="milseg.rules.choosing:choose_max",
         lift=POINTS,
-        about="one most probable place of each present class (the paper)",
+        about="one most probable cell of each present class (the paper)",
     ),
     "top-k": RuleRow(
         where="milseg.rules.choosing:choose_top_k",
         lift=POINTS,
-        about="the k most probable places of each present class; k below 1 is a share",
+        about="the k most probable cells of each present class; k below 1 is a share",
         limits={"k": (1e-6, inf)},
     ),
     "average": RuleRow(
-        where="milseg.rules.choosing:choose_all", lift=POINTS, about="every place for every present class"
+        where="milseg.rules.choosing:choose_all", lift=POINTS, about="every cell for every present class"
     ),
     "binary-max": RuleRow(
         where="milseg.rules.choosing:binary_max",
-        about="one binary MIL a class on its top-scoring place, no competition",
+        about="one binary MIL a class on its top-scoring cell, no competition",
         raw_scores=True,
     ),
     "log-sum-exp-scores": RuleRow(
@@ -65,7 +65,7 @@ RULES: dict[str, RuleRow] = {
     ),
     "noisy-or": RuleRow(
         where="milseg.rules.noisy_or:noisy_or",
-        about="the probability that some place shows the class",
+        about="the probability that some cell shows the class",
         limits={"start": (0, 0.999), "absent": (0, inf)},
     ),
     "rank-pooling": RuleRow(
@@ -81,14 +81,14 @@ RULES: dict[str, RuleRow] = {
     ),
     "max-margin": RuleRow(
         where="milseg.rules.margin:max_margin",
-        about="one hinge a class on its top-scoring place (MI-SVM)",
+        about="one hinge a class on its top-scoring cell (MI-SVM)",
         raw_scores=True,
         limits={"margin": (1e-6, inf)},
     ),
     "attention": RuleRow(
         where="milseg.rules.attention:Attention",
         learned=True,
-        about="learned weights on the places, gated or not (ABMIL)",
+        about="learned weights on the cells, gated or not (ABMIL)",
         limits={"hidden": (1, 10_000), "seed": (0, 2**31)},
     ),
     "hard-negatives": RuleRow(
@@ -114,7 +114,7 @@ RULES: dict[str, RuleRow] = {
     "em-adapt": RuleRow(
         where="milseg.rules.targets:choose_em_adapt",
         lift=POINTS,
-        about="targets in which each present class wins its share of the places",
+        about="targets in which each present class wins its share of the cells",
         needs_background=True,
         limits={"foreground": (0, 1), "background": (0, 1), "rounds": (1, 1000)},
     ),

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from milseg.rules.bag import flat_scores, places_of, scores_loss
+from milseg.rules.cells import cells_of, flat_scores, scores_loss
 
 
 class Attention(nn.Module):
-    """Learned weights on the places, one set a class, then one softmax over the classes.
+    """Learned weights on the cells, one set a class, then one softmax over the classes.
 
         h = s less its mean over the known classes                (an instance: its class scores)
-        a_c = softmax over the places of w_c . tanh(V h)          (gated: w_c . (tanh(V h) * sigmoid(U h)))
-        z_c = sum over places of a_c h_c
+        a_c = softmax over the cells of w_c . tanh(V h)          (gated: w_c . (tanh(V h) * sigmoid(U h)))
+        z_c = sum over cells of a_c h_c
         loss = -1/|L| sum over present c of log softmax(z)_c
 
     The mean is taken off so that only the softmax of the scores matters. A class whose tag is unknown is 0 in
@@ -65,7 +65,7 @@ class Attention(nn.Module):
         self.sigmoid = sigmoid
 
     def weights(self, scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """a_c at every place, [B, C or 1, h, w], 0 on padding, to be looked at."""
+        """a_c at every cell, [B, C or 1, h, w], 0 on padding, to be looked at."""
         _, a = self._instances_and_weights(scores, tags, valid)
         return a.view(a.shape[0], a.shape[1], *scores.shape[2:])
 
@@ -73,15 +73,15 @@ class Attention(nn.Module):
         self, scores: torch.Tensor, tags: torch.Tensor, valid: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         s = flat_scores(scores, tags)
-        places = places_of(tags, valid, s.dtype)
-        known = places.known[:, :, None]
+        cells = cells_of(tags, valid, s.dtype)
+        known = cells.known[:, :, None]
         h = (s - s.sum(dim=1, keepdim=True) / known.sum(dim=1, keepdim=True).clamp_min(1)) * known
         rows = h.transpose(1, 2)
         hidden = torch.tanh(linear(rows, self.V.to(h.dtype)))
         if self.U is not None:
             hidden = hidden * torch.sigmoid(linear(rows, self.U.to(h.dtype)))
         logits = linear(hidden, self.w.to(h.dtype)).transpose(1, 2)
-        return h, logits.masked_fill(~places.valid, -torch.inf).softmax(dim=2)
+        return h, logits.masked_fill(~cells.valid, -torch.inf).softmax(dim=2)
 
     def forward(
         self,
@@ -94,7 +94,7 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """The loss of each bag, [B]."""
         h, a = self._instances_and_weights(scores, tags, valid)
-        return scores_loss((a * h).sum(dim=2), tags, places_of(tags, valid, h.dtype), self.sigmoid)
+        return scores_loss((a * h).sum(dim=2), tags, cells_of(tags, valid, h.dtype), self.sigmoid)
 
 
 def unbuilt(

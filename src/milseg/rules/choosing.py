@@ -38,19 +38,19 @@ Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None
 def choose_max(
     losses: torch.Tensor, present: torch.Tensor, selectable: torch.Tensor, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Weight 1/|L| on the most probable place of each present class: the paper's equation.
+    """Weight 1/|L| on the most probable cell of each present class: the paper's equation.
 
-    The arg-max of the softmax is the arg-min of the loss map. Ties go to one place, the first in reading
+    The arg-max of the softmax is the arg-min of the loss map. Ties go to one cell, the first in reading
     order. A class that may not be selected anywhere gets no weight.
 
     Source: paper, "Multi-class MIL loss".
     """
     batch, classes, height, width = losses.shape
-    open_places = selectable.expand_as(losses)
-    candidates = losses.detach().masked_fill(~open_places, torch.inf).flatten(2)
+    selectable_cells = selectable.expand_as(losses)
+    candidates = losses.detach().masked_fill(~selectable_cells, torch.inf).flatten(2)
     best = candidates.argmin(dim=2, keepdim=True)
     share = present / present.sum(dim=1, keepdim=True).clamp_min(1)
-    share = share * open_places.flatten(2).any(dim=2)
+    share = share * selectable_cells.flatten(2).any(dim=2)
     weights = torch.zeros_like(candidates).scatter_(2, best, share[:, :, None].to(candidates.dtype))
     return weights.view(batch, classes, height, width)
 
@@ -58,17 +58,17 @@ def choose_max(
 def choose_all(
     losses: torch.Tensor, present: torch.Tensor, selectable: torch.Tensor, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Every selectable place for each present class, each class with total weight 1/|L|.
+    """Every selectable cell for each present class, each class with total weight 1/|L|.
 
     What the paper warns of: "ignoring the loss at all non-maximally scoring points is key".
     """
-    places = selectable.expand_as(losses).to(losses.dtype)
+    cells = selectable.expand_as(losses).to(losses.dtype)
     share = present / present.sum(dim=1, keepdim=True).clamp_min(1)
-    return share[:, :, None, None] * places / places.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    return share[:, :, None, None] * cells / cells.sum(dim=(2, 3), keepdim=True).clamp_min(1)
 
 
-def how_many(k: float, count: torch.Tensor) -> torch.Tensor:
-    """k as a number of places, of `count` that there are: below 1 it is a share; at least one place."""
+def cell_count(k: float, count: torch.Tensor) -> torch.Tensor:
+    """k as a number of cells, of `count` that there are: below 1 it is a share; at least one cell."""
     wanted = (k * count).round() if k < 1 else torch.full_like(count, round(k))
     return wanted.clamp_min(1).minimum(count)
 
@@ -81,23 +81,23 @@ def choose_top_k(
     *,
     k: float = 0.2,
 ) -> torch.Tensor:
-    """The k most probable places of each present class, each with weight 1/(k |L|); k = 1 is `choose_max`.
+    """The k most probable cells of each present class, each with weight 1/(k |L|); k = 1 is `choose_max`.
 
     Source: the k best regions of WILDCAT (Durand et al. 2017, section 3.3), on the loss map.
 
     Args:
         losses: loss map [B, C, h, w]; present: [B, C]; selectable: bool [B, C or 1, h, w].
-        k: a number of places; below 1 a share of the selectable ones (WILDCAT's 20 %), at least one.
+        k: a number of cells; below 1 a share of the selectable ones (WILDCAT's 20 %), at least one.
 
     Example:
         >>> losses = torch.tensor([[[[0.3, 0.1, 0.2]]]])
         >>> choose_top_k(losses, torch.ones(1, 1), torch.ones(1, 1, 1, 3, dtype=torch.bool), k=2).tolist()
         [[[[0.0, 0.5, 0.5]]]]
     """
-    open_places = selectable.expand_as(losses).flatten(2)
-    count = open_places.sum(dim=2, keepdim=True)
-    wanted = how_many(k, count)
-    order = losses.detach().flatten(2).masked_fill(~open_places, torch.inf).argsort(dim=2, stable=True)
+    selectable_cells = selectable.expand_as(losses).flatten(2)
+    count = selectable_cells.sum(dim=2, keepdim=True)
+    wanted = cell_count(k, count)
+    order = losses.detach().flatten(2).masked_fill(~selectable_cells, torch.inf).argsort(dim=2, stable=True)
     chosen = torch.arange(order.shape[2], device=order.device) < wanted
     share = present / present.sum(dim=1, keepdim=True).clamp_min(1)
     weights = chosen * share[:, :, None] / wanted.clamp_min(1)
@@ -107,7 +107,7 @@ def choose_top_k(
 def choose_masks(
     losses: torch.Tensor, present: torch.Tensor, selectable: torch.Tensor, masks: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The class that a mask names at each place, averaged over what is not void: the supervised oracle."""
+    """The class that a mask names at each cell, averaged over what is not void: the supervised oracle."""
     if masks is None:
         raise UserError(
             "the rule 'oracle' learns from masks, and these bags have none; choose a rule that uses tags"
@@ -135,7 +135,7 @@ def mil_loss(
 
     For a bag with label set L (its present tags and the background): with p the softmax over the classes,
 
-        (x_l, y_l) = arg max over the valid places of p_l(x, y)
+        (x_l, y_l) = arg max over the valid cells of p_l(x, y)
         loss = -1/|L| * sum over l in L of log p_l(x_l, y_l)
 
     Args:
@@ -144,7 +144,7 @@ def mil_loss(
         valid: bool [B, h, w], False on padding, which is never selected.
         choose: where the loss is taken, as weights on the loss map; a `Choice`.
         weight_map: multiplies the loss map after the choice, broadcastable to [B, C, h, w].
-        mask: bool, broadcastable to [B, C, h, w]; False places cannot be selected.
+        mask: bool, broadcastable to [B, C, h, w]; False cells cannot be selected.
         masks: integer [B, h, w], class numbers or VOID, for choices that learn from masks.
 
     Returns:
@@ -152,7 +152,7 @@ def mil_loss(
 
     Source: paper, "Multi-class MIL loss".
 
-    Example: two places, background and one class; each class's best place has p = 2/3: log(3/2).
+    Example: two cells, background and one class; each class's best cell has p = 2/3: log(3/2).
         >>> s = torch.tensor([[[[0.6931, 0.0]], [[0.0, 0.6931]]]])
         >>> valid = torch.ones(1, 1, 2, dtype=torch.bool)
         >>> round(float(mil_loss(s, torch.tensor([[1, 1]]), valid)), 3)
@@ -163,7 +163,7 @@ def mil_loss(
     if mask is not None:
         selectable = selectable & mask.bool()
     # Chosen without a graph: the choice is a constant of the step (paper: the loss is back-propagated through
-    # the chosen places, not through the choosing).
+    # the chosen cells, not through the choosing).
     with torch.no_grad():
         weights = choose(losses, (tags == PRESENT).to(losses.dtype), selectable, masks)
         if weight_map is not None:
@@ -195,10 +195,10 @@ def binary_max(
     segments: torch.Tensor | None = None,
     masks: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One binary MIL a class, each on the sigmoid of its top-scoring place: what the multi-class loss
+    """One binary MIL a class, each on the sigmoid of its top-scoring cell: what the multi-class loss
     replaces.
 
-    A present class raises its best place, -log sigmoid(s); an absent class lowers its best place, -log
+    A present class raises its best cell, -log sigmoid(s); an absent class lowers its best cell, -log
     sigmoid(-s); classes do not compete. Averaged over the classes whose tag is known.
 
     Source: the binary MIL scenario of the paper's "Multi-class MIL loss" (Andrews et al. 2002), in logistic

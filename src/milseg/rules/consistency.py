@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from milseg.data.bags import BACKGROUND, PRESENT
-from milseg.rules.bag import flat_log_probs, places_of
+from milseg.rules.cells import cells_of, flat_log_probs
 
 
 def consistency(
@@ -21,14 +21,14 @@ def consistency(
 
     For bag b and a tag c that it carries, the background left out,
 
-        a(b, c) = p_c / sum over places of p_c                     (where b shows c)
-        m(b, c) = sum over places of a(b, c) p                     (what it predicts there: a distribution)
+        a(b, c) = p_c / sum over cells of p_c                     (where b shows c)
+        m(b, c) = sum over cells of a(b, c) p                     (what it predicts there: a distribution)
         loss(b) = weight * mean over the tags c that b shares with some bag of the batch,
                   mean over those bags b' of KL( m(b', c) || m(b, c) )
 
     m(b', c) is a constant of the step. Both distributions are taken over the classes whose tag is known in
     both bags. A tag that only one bag of the batch carries adds nothing, so a batch of one has loss 0. What it
-    moves: a place that looks like c here and like something else in every other photo of c.
+    moves: a cell that looks like c here and like something else in every other photo of c.
 
     Source: the paper's discussion ("encouraging consistency across images for co-segmentation"); the equation
         is ours.
@@ -47,16 +47,14 @@ def consistency(
         [0.0, 0.0]
     """
     log_p = flat_log_probs(scores, tags)
-    places = places_of(tags, valid, log_p.dtype)
-    carries = (tags == PRESENT) & places.has[:, None]
+    cells = cells_of(tags, valid, log_p.dtype)
+    carries = (tags == PRESENT) & cells.any_valid[:, None]
     carries[:, BACKGROUND] = False
     shared = carries & (carries.sum(dim=0) > 1)
     total = log_p.sum(dim=(1, 2)) * 0.0
     for c in shared.any(dim=0).nonzero().flatten().tolist():
         bags = shared[:, c].nonzero().flatten()
-        total = total.index_add(
-            0, bags, _disagreement(log_p[bags], c, places.valid[bags], places.known[bags])
-        )
+        total = total.index_add(0, bags, _disagreement(log_p[bags], c, cells.valid[bags], cells.known[bags]))
     return weight * total / shared.sum(dim=1).clamp_min(1)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from milseg.data.bags import ABSENT
-from milseg.rules.bag import flat_log_probs, log_not, mean_of, places_of, zero_if_empty
-from milseg.rules.choosing import how_many
+from milseg.rules.cells import cells_of, flat_log_probs, log_not, mean_of, zero_if_empty
+from milseg.rules.choosing import cell_count
 
 
 def hard_negatives(
@@ -19,9 +19,9 @@ def hard_negatives(
     k: float = 1.0,
     weight: float = 1.0,
 ) -> torch.Tensor:
-    """-log(1 - p_c) at the k places where an absent class c is most probable.
+    """-log(1 - p_c) at the k cells where an absent class c is most probable.
 
-        loss = weight * mean over absent c of the mean over its k most probable places of -log(1 - p_c)
+        loss = weight * mean over absent c of the mean over its k most probable cells of -log(1 - p_c)
 
     Exact where p_c goes to 1. In weights on the loss map it is p_j / (1 - p_c) on each other class j. A bag
     without absent classes has loss 0.
@@ -31,7 +31,7 @@ def hard_negatives(
 
     Args:
         scores: [B, C, h, w]; tags: [B, C]; valid: bool [B, h, w].
-        k: a number of places; below 1 a share of the valid ones.
+        k: a number of cells; below 1 a share of the valid ones.
         weight: of the term, beside the rule that it is added to.
 
     Returns:
@@ -43,10 +43,10 @@ def hard_negatives(
         0.6931
     """
     log_p = flat_log_probs(scores, tags)
-    places = places_of(tags, valid, log_p.dtype)
-    order = log_p.detach().masked_fill(~places.valid, -torch.inf).argsort(dim=2, descending=True, stable=True)
-    wanted = how_many(k, places.valid.sum(dim=2, keepdim=True))
+    cells = cells_of(tags, valid, log_p.dtype)
+    order = log_p.detach().masked_fill(~cells.valid, -torch.inf).argsort(dim=2, descending=True, stable=True)
+    wanted = cell_count(k, cells.valid.sum(dim=2, keepdim=True))
     picked = torch.arange(order.shape[2], device=order.device) < wanted
-    down = log_not(log_p, places.known).gather(2, order)
+    down = log_not(log_p, cells.known).gather(2, order)
     hardest = torch.where(picked, down, torch.zeros_like(down)).sum(dim=2) / wanted[:, :, 0]
-    return zero_if_empty(-weight * mean_of(hardest, tags == ABSENT), places)
+    return zero_if_empty(-weight * mean_of(hardest, tags == ABSENT), cells)

@@ -33,7 +33,7 @@ def log_probs(scores: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
 
 def loss_map(scores: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-    """-log p(c) at each place for every class, [B, C, h, w]; 0 for classes whose tag is unknown.
+    """-log p(c) at each cell for every class, [B, C, h, w]; 0 for classes whose tag is unknown.
 
     >>> float(loss_map(torch.zeros(1, 2, 1, 1), torch.ones(1, 2))[0, 0])  # -log(1/2)
     0.6931471824645996
@@ -56,7 +56,7 @@ def shown_weights(
 ) -> torch.Tensor:
     """What a rule taught each instance, as weights on the loss map with the same gradient.
 
-    With g the derivative of the rule's loss by the scores at a place and p the softmax there, the weights are
+    With g the derivative of the rule's loss by the scores at a cell and p the softmax there, the weights are
     w = W p - g with the smallest W that keeps them non-negative. They exist when g sums to 0 over the
     classes, as it does for any rule of the softmax; for a choosing rule they are the rule's own weights.
 

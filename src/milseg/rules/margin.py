@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from milseg.data.bags import PRESENT
-from milseg.rules.bag import flat_scores, mean_of, places_of, zero_if_empty
+from milseg.rules.cells import cells_of, flat_scores, mean_of, zero_if_empty
 
 
 def max_margin(
@@ -17,16 +17,16 @@ def max_margin(
     masks: torch.Tensor | None = None,
     margin: float = 1.0,
 ) -> torch.Tensor:
-    """One hinge a class on its top-scoring place.
+    """One hinge a class on its top-scoring cell.
 
-        loss = mean over known c of max(0, margin - Y_c max over places of s_c),   Y = 1 present, -1 absent
+        loss = mean over known c of max(0, margin - Y_c max over cells of s_c),   Y = 1 present, -1 absent
 
-    A present class raises its best place until it is above the margin, an absent one lowers its best place
+    A present class raises its best cell until it is above the margin, an absent one lowers its best cell
     below minus the margin; classes do not compete.
 
     Source: Andrews et al. 2002, "Support Vector Machines for Multiple-Instance Learning", equation 5 (MI-SVM);
         Felzenszwalb et al. 2010, "Object Detection with Discriminatively Trained Part-Based Models", equations
-        13 and 14 (latent SVM, the place being the latent value). The norm of the weights is left to weight
+        13 and 14 (latent SVM, the cell being the latent value). The norm of the weights is left to weight
         decay.
 
     Args:
@@ -42,7 +42,7 @@ def max_margin(
         0.375
     """
     s = flat_scores(scores, tags)
-    places = places_of(tags, valid, s.dtype)
-    best = s.masked_fill(~places.valid, -torch.inf).max(dim=2).values
+    cells = cells_of(tags, valid, s.dtype)
+    best = s.masked_fill(~cells.valid, -torch.inf).max(dim=2).values
     sign = torch.where(tags == PRESENT, 1.0, -1.0).to(s.dtype)
-    return zero_if_empty(mean_of((margin - sign * best).clamp_min(0.0), places.known), places)
+    return zero_if_empty(mean_of((margin - sign * best).clamp_min(0.0), cells.known), cells)

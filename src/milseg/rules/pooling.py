@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 
 from milseg.data.bags import BACKGROUND, PRESENT
-from milseg.rules.bag import flat_log_probs, flat_scores, mean_of, places_of, scores_loss, zero_if_empty
-from milseg.rules.choosing import how_many
+from milseg.rules.cells import cells_of, flat_log_probs, flat_scores, mean_of, scores_loss, zero_if_empty
+from milseg.rules.choosing import cell_count
 
 
 def average_scores(
@@ -19,10 +19,10 @@ def average_scores(
     masks: torch.Tensor | None = None,
     sigmoid: bool = False,
 ) -> torch.Tensor:
-    """Average each class's scores over the places, then one softmax over the classes: how a class activation
+    """Average each class's scores over the cells, then one softmax over the classes: how a class activation
     map is trained.
 
-        S_c = 1/n sum over places of s_c,   loss = -1/|L| sum over present c of log softmax(S)_c
+        S_c = 1/n sum over cells of s_c,   loss = -1/|L| sum over present c of log softmax(S)_c
 
     Source: Zhou et al. 2016, "Learning Deep Features for Discriminative Localization", section 2 (global
         average pooling before a linear layer is a linear layer before the average).
@@ -40,9 +40,9 @@ def average_scores(
         0.4741
     """
     s = flat_scores(scores, tags)
-    places = places_of(tags, valid, s.dtype)
-    pooled = s.masked_fill(~places.valid, 0.0).sum(dim=2) / places.n
-    return scores_loss(pooled, tags, places, sigmoid)
+    cells = cells_of(tags, valid, s.dtype)
+    pooled = s.masked_fill(~cells.valid, 0.0).sum(dim=2) / cells.n
+    return scores_loss(pooled, tags, cells, sigmoid)
 
 
 def wildcat(
@@ -63,7 +63,7 @@ def wildcat(
 
     Args:
         scores: [B, C, h, w]; tags: [B, C]; valid: bool [B, h, w].
-        k: a number of places; below 1 a share of the valid ones.
+        k: a number of cells; below 1 a share of the valid ones.
         alpha: weight of the lowest scores.
         sigmoid: a logistic loss for each class, else a softmax over the classes.
 
@@ -76,17 +76,17 @@ def wildcat(
         0.3133
     """
     s = flat_scores(scores, tags)
-    places = places_of(tags, valid, s.dtype)
-    wanted = how_many(k, places.valid.sum(dim=2, keepdim=True))
+    cells = cells_of(tags, valid, s.dtype)
+    wanted = cell_count(k, cells.valid.sum(dim=2, keepdim=True))
     picked = torch.arange(s.shape[2], device=s.device) < wanted
-    high = s.masked_fill(~places.valid, -torch.inf).sort(dim=2, descending=True, stable=True).values
-    low = s.masked_fill(~places.valid, torch.inf).sort(dim=2, stable=True).values
+    high = s.masked_fill(~cells.valid, -torch.inf).sort(dim=2, descending=True, stable=True).values
+    low = s.masked_fill(~cells.valid, torch.inf).sort(dim=2, stable=True).values
     pooled = sum(
         (weight * torch.where(picked, part, torch.zeros_like(part)).sum(dim=2) / wanted[:, :, 0])
         for weight, part in ((1.0, high), (alpha, low))
     )
     assert isinstance(pooled, torch.Tensor)
-    return scores_loss(pooled, tags, places, sigmoid)
+    return scores_loss(pooled, tags, cells, sigmoid)
 
 
 def weighted_pooling(
@@ -102,8 +102,8 @@ def weighted_pooling(
     """Scores averaged with the class's own probabilities as weights, plus a penalty on small areas.
 
         x_c = s_c - s_0 + 1                                        (score above the background's)
-        y_c = sum over places of p_c x_c / (1 + sum over places of p_c)
-        a_c = mean over places of p_c,   z_c = y_c + (1 - a_c)^power log(floor + a_c)
+        y_c = sum over cells of p_c x_c / (1 + sum over cells of p_c)
+        a_c = mean over cells of p_c,   z_c = y_c + (1 - a_c)^power log(floor + a_c)
         loss = mean over known c > 0 of log(1 + exp(-z_c)) if present, log(1 + exp(z_c)) if absent
 
     The source's network has no background score: it is 1 everywhere. x is the same for such a network, and
@@ -124,12 +124,12 @@ def weighted_pooling(
         0.5067
     """
     s = flat_scores(scores, tags)
-    places = places_of(tags, valid, s.dtype)
-    p = flat_log_probs(scores, tags).exp().masked_fill(~places.valid, 0.0)
+    cells = cells_of(tags, valid, s.dtype)
+    p = flat_log_probs(scores, tags).exp().masked_fill(~cells.valid, 0.0)
     x = s - s[:, BACKGROUND : BACKGROUND + 1] + 1
     mass = p.sum(dim=2)
-    area = (mass / places.n).clamp_max(1.0)
+    area = (mass / cells.n).clamp_max(1.0)
     z = (p * x).sum(dim=2) / (1 + mass) + (1 - area) ** power * (floor + area).log()
-    front = places.known & (torch.arange(tags.shape[1], device=tags.device) != BACKGROUND)
+    front = cells.known & (torch.arange(tags.shape[1], device=tags.device) != BACKGROUND)
     sign = torch.where(tags == PRESENT, 1.0, -1.0).to(z.dtype)
-    return zero_if_empty(mean_of(torch.nn.functional.softplus(-sign * z), front), places)
+    return zero_if_empty(mean_of(torch.nn.functional.softplus(-sign * z), front), cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from milseg.data.bags import ABSENT, BACKGROUND, PRESENT
-from milseg.rules.bag import flat_log_probs, log_not, mean_of, places_of, zero_if_empty
+from milseg.rules.cells import cells_of, flat_log_probs, log_not, mean_of, zero_if_empty
 
 
 def rank_pooling(
@@ -27,7 +27,7 @@ def rank_pooling(
                - absent * mean over absent c of log(1 - max p_c)
                - log G_background  (d = background)
 
-    d was chosen on a map of 41 x 41 = 1681 places; on one of n the j-th rank counts as rank j * reference / n,
+    d was chosen on a map of 41 x 41 = 1681 cells; on one of n the j-th rank counts as rank j * reference / n,
     so that the same part of the photo is meant. `reference=0` takes d as it is.
 
     Source: Kolesnikov & Lampert 2016, "Seed, Expand and Constrain", section 3.2 (expansion loss), of
@@ -47,20 +47,20 @@ def rank_pooling(
         1.3863
     """
     log_p = flat_log_probs(scores, tags)
-    places = places_of(tags, valid, log_p.dtype)
-    ordered, order = log_p.masked_fill(~places.valid, -torch.inf).sort(dim=2, descending=True, stable=True)
+    cells = cells_of(tags, valid, log_p.dtype)
+    ordered, order = log_p.masked_fill(~cells.valid, -torch.inf).sort(dim=2, descending=True, stable=True)
     rank = torch.arange(log_p.shape[2], device=log_p.device, dtype=log_p.dtype)
-    stretch = reference / places.n if reference else torch.ones_like(places.n)
+    stretch = reference / cells.n if reference else torch.ones_like(cells.n)
     decay = torch.full((log_p.shape[1],), foreground, device=log_p.device, dtype=log_p.dtype)
     decay[BACKGROUND] = background
     log_weights = decay.log()[:, None] * (rank * stretch)[:, None]  # [B, C, n]
-    log_weights = log_weights.masked_fill(rank >= places.n[:, None], -torch.inf)
+    log_weights = log_weights.masked_fill(rank >= cells.n[:, None], -torch.inf)
     pooled = (log_weights + ordered).logsumexp(dim=2) - log_weights.logsumexp(dim=2)
 
     present, is_absent = tags == PRESENT, tags == ABSENT
     front = torch.arange(tags.shape[1], device=tags.device) != BACKGROUND
     loss = -mean_of(pooled, present & front) - mean_of(pooled, present & ~front)
     if absent:
-        not_top = log_not(log_p, places.known).gather(2, order[:, :, :1]).squeeze(2)
+        not_top = log_not(log_p, cells.known).gather(2, order[:, :, :1]).squeeze(2)
         loss = loss - absent * mean_of(not_top, is_absent & front)
-    return zero_if_empty(loss, places)
+    return zero_if_empty(loss, cells)

@@ -6,24 +6,24 @@ import torch
 
 from milseg.data.bags import PRESENT, UNKNOWN
 from milseg.errors import UserError
-from milseg.rules.bag import flat_log_probs
+from milseg.rules.cells import flat_log_probs
 from milseg.rules.choosing import Choice, Rule
 from milseg.rules.loss_map import weighted_loss
 
 
 def over_segments(choose: Choice) -> Rule:
-    """Lift a choice among places into a rule that chooses among segments.
+    """Lift a choice among cells into a rule that chooses among segments.
 
-        p_c(S) = mean over the valid places of segment S of p_c
+        p_c(S) = mean over the valid cells of segment S of p_c
         loss = sum over the segments and classes of weights * -log p_c(S), the weights chosen on this loss map
 
-    A segment counts as one place, whatever its size; a place in none (-1) takes no part. In weights on the
-    loss map of places, a segment's weight falls on its places in proportion to p_c. Segments of one place
-    each give back the rule of places.
+    A segment counts as one cell, whatever its size; a cell in none (-1) takes no part. In weights on the
+    loss map of cells, a segment's weight falls on its cells in proportion to p_c. Segments of one cell
+    each give back the rule of cells.
 
     Source: the paper's discussion ("selecting whole segments instead of single points for MIL training").
 
-    Example: one segment of two places, p_1 = 1/2 and 3/4.
+    Example: one segment of two cells, p_1 = 1/2 and 3/4.
         >>> from milseg.rules.choosing import choose_max
         >>> s = torch.tensor([[[[0.0, 0.0]], [[0.0, 1.0986]]]])
         >>> rule = over_segments(choose_max)
@@ -45,7 +45,7 @@ def over_segments(choose: Choice) -> Rule:
         if segments.shape != valid.shape or segments.dtype.is_floating_point:
             raise UserError(
                 f"segments are {segments.dtype} {tuple(segments.shape)}; expected whole numbers "
-                f"{tuple(valid.shape)}, one a place of the score map"
+                f"{tuple(valid.shape)}, one a cell of the score map"
             )
         log_p, holds = segment_log_probs(flat_log_probs(scores, tags), segments, valid)
         losses = -log_p[..., None]
@@ -66,7 +66,7 @@ def segment_log_probs(
         log_p: [B, C, n]; segments: whole numbers [B, h, w], below 0 for none; valid: bool [B, h, w].
 
     Returns:
-        [B, C, S], 0 for segments without a valid place, and bool [B, S], which segments have one.
+        [B, C, S], 0 for segments without a valid cell, and bool [B, S], which segments have one.
     """
     batch, classes, _ = log_p.shape
     inside = (valid.bool() & (segments >= 0)).flatten(1)

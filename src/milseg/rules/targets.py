@@ -1,6 +1,6 @@
-"""Choices that make a target for every place: EM-Fixed, EM-Adapt and CCNN's constrained distributions.
+"""Choices that make a target for every cell: EM-Fixed, EM-Adapt and CCNN's constrained distributions.
 
-The targets are constants of the step; the loss is the mean over the valid places of the cross entropy to
+The targets are constants of the step; the loss is the mean over the valid cells of the cross entropy to
 them. Class 0 is the background. A class whose tag is unknown is in no target.
 """
 
@@ -20,7 +20,7 @@ def choose_em_fixed(
     foreground: float = 5.0,
     background: float = 3.0,
 ) -> torch.Tensor:
-    """Add a fixed bias to the scores of present classes; the top class of each place is its target.
+    """Add a fixed bias to the scores of present classes; the top class of each cell is its target.
 
         y = arg max over c of s_c + b_c,  b_c = foreground, background (c = 0), or 0 for absent c
 
@@ -57,11 +57,11 @@ def choose_em_adapt(
     foreground: float = 0.2,
     rounds: int = 5,
 ) -> torch.Tensor:
-    """Biases chosen for each photo so that the background and each present class win a share of the places.
+    """Biases chosen for each photo so that the background and each present class win a share of the cells.
 
     In each round, for the background and then each present class c: with d_i = max over c' of s_c' - s_c at
-    place i, add to s_c the smallest bias that makes it win its share, the n-th smallest of d (and 1e-4, or it
-    would tie there). Then the top class among the present ones is each place's target. The shares are met but
+    cell i, add to s_c the smallest bias that makes it win its share, the n-th smallest of d (and 1e-4, or it
+    would tie there). Then the top class among the present ones is each cell's target. The shares are met but
     for what later classes take.
 
     Source: Papandreou et al. 2015, section 3.2 (EM-Adapt: background at least 40 %, each present foreground
@@ -74,21 +74,21 @@ def choose_em_adapt(
     Returns:
         weights [B, C, h, w] that sum to 1 in each bag.
 
-    Example: 1 place in 5 goes to the class, the one where it is least behind.
+    Example: 1 cell in 5 goes to the class, the one where it is least behind.
         >>> losses = torch.tensor([[[[0.1, 0.1, 0.2, 0.1, 0.1]], [[2.3, 2.4, 1.7, 2.5, 2.6]]]])
         >>> seen = torch.ones(1, 2, 1, 5, dtype=torch.bool)
         >>> choose_em_adapt(losses, torch.tensor([[1.0, 1.0]]), seen, foreground=0.1)[0, 1].gt(0).tolist()
         [[False, False, True, False, False]]
     """
     scores = (-losses).masked_fill(present[:, :, None, None] == 0, -torch.inf).flatten(2).clone()
-    places = selectable.any(dim=1).flatten(1)
-    count = places.sum(dim=1)
+    cells = selectable.any(dim=1).flatten(1)
+    count = cells.sum(dim=1)
     for _ in range(rounds):
         for c in range(losses.shape[1]):
             here = present[:, c] > 0
             if not here.any():
                 continue
-            behind = (scores.amax(dim=1) - scores[:, c]).masked_fill(~places, torch.inf).sort(dim=1).values
+            behind = (scores.amax(dim=1) - scores[:, c]).masked_fill(~cells, torch.inf).sort(dim=1).values
             share = background if c == BACKGROUND else foreground
             nth = (share * count).long().minimum(count - 1).clamp_min(0)
             bias = behind.gather(1, nth[:, None])
@@ -111,12 +111,12 @@ def choose_ccnn(
 ) -> torch.Tensor:
     """The distribution nearest to the network's output whose class areas meet the constraints.
 
-        min over P of KL(P || p)   with the mean over the places of
+        min over P of KL(P || p)   with the mean over the cells of
         P_0 between background_low and background_high (1 where no foreground class is present),
         P_c at least foreground_low for present c > 0, softly: its multiplier is at most `slack`,
         P_c = 0 for absent c
 
-    Its dual: P_c is p_c exp(u_c) normalised at each place, one multiplier u_c a class, found by coordinate
+    Its dual: P_c is p_c exp(u_c) normalised at each cell, one multiplier u_c a class, found by coordinate
     ascent in log space; each coordinate is solved exactly, by bisection.
 
     Source: Pathak, Krahenbuhl & Darrell 2015, "Constrained Convolutional Neural Networks for Weakly
@@ -128,7 +128,7 @@ def choose_ccnn(
         rounds: at most so many passes over the classes; it ends before when nothing moves.
 
     Returns:
-        weights [B, C, h, w], the distribution at each valid place, divided by the number of places.
+        weights [B, C, h, w], the distribution at each valid cell, divided by the number of cells.
 
     Example: an output that is background everywhere; it may fill 70 % of the photo.
         >>> losses = -torch.tensor([0.99, 0.01]).log().view(1, 2, 1, 1).expand(1, 2, 1, 4)
@@ -138,8 +138,8 @@ def choose_ccnn(
         [0.7, 0.3]
     """
     here = present > 0
-    places = selectable.any(dim=1).flatten(1)
-    count = places.sum(dim=1).clamp_min(1)
+    cells = selectable.any(dim=1).flatten(1)
+    count = cells.sum(dim=1).clamp_min(1)
     base = (-losses).flatten(2).masked_fill(~here[:, :, None], -torch.inf)
     u = torch.zeros_like(present)
     moving = here.any(dim=1)
@@ -153,7 +153,7 @@ def choose_ccnn(
             shifted = base + u[:, :, None]
             shifted[:, c] = -torch.inf
             odds = base[:, c] - shifted.logsumexp(dim=1)
-            solved = _multiplier(odds, places, count, low, high)
+            solved = _multiplier(odds, cells, count, low, high)
             if c != BACKGROUND:
                 solved = solved.clamp(0.0, slack)
             u[:, c] = torch.where(here[:, c] & moving, solved, u[:, c])
@@ -161,18 +161,18 @@ def choose_ccnn(
         if not moving.any():
             break
     target = (base + u[:, :, None]).softmax(dim=1)
-    usable = places & here.any(dim=1, keepdim=True)
+    usable = cells & here.any(dim=1, keepdim=True)
     target = torch.where(usable[:, None], target, torch.zeros_like(target)) / count[:, None, None]
     return target.view_as(losses) * selectable
 
 
 def _multiplier(
-    odds: torch.Tensor, places: torch.Tensor, count: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+    odds: torch.Tensor, cells: torch.Tensor, count: torch.Tensor, low: torch.Tensor, high: torch.Tensor
 ) -> torch.Tensor:
     """The u nearest to 0 with the mean of sigmoid(odds + u) between low and high; odds [B, n] -> [B]."""
 
     def area(u: torch.Tensor) -> torch.Tensor:
-        return (torch.sigmoid(odds + u[:, None]) * places).sum(dim=1) / count
+        return (torch.sigmoid(odds + u[:, None]) * cells).sum(dim=1) / count
 
     zero = torch.zeros_like(low)
     now = area(zero)
@@ -186,8 +186,8 @@ def _multiplier(
 
 
 def _one_hot(scores: torch.Tensor, present: torch.Tensor, selectable: torch.Tensor) -> torch.Tensor:
-    """Weight 1/n on the top class of each of a bag's n selectable places; 0 for a bag with nothing present."""
+    """Weight 1/n on the top class of each of a bag's n selectable cells; 0 for a bag with nothing present."""
     top = torch.zeros_like(scores).scatter_(1, scores.argmax(dim=1, keepdim=True), 1.0)
-    places = selectable.any(dim=1, keepdim=True)
-    usable = places & (present > 0).any(dim=1)[:, None, None, None]
-    return top * usable / places.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+    cells = selectable.any(dim=1, keepdim=True)
+    usable = cells & (present > 0).any(dim=1)[:, None, None, None]
+    return top * usable / cells.sum(dim=(2, 3), keepdim=True).clamp_min(1)

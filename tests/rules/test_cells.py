@@ -1,7 +1,7 @@
 import torch
 
 from milseg.data.bags import UNKNOWN
-from milseg.rules.bag import flat_log_probs, flat_scores, log_not
+from milseg.rules.cells import flat_log_probs, flat_scores, log_not
 from tests.rules.cases import random_case
 
 

@@ -1,4 +1,4 @@
-"""What every pooling rule does before and after its pooling: places in a row, and the loss of a pooled bag."""
+"""The cells of each bag in a row, and the loss of a pooled bag: what every pooling rule shares."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from milseg.data.bags import ABSENT, PRESENT, UNKNOWN
 from milseg.rules.loss_map import log_probs
 
 
-class Places(NamedTuple):
+class Cells(NamedTuple):
     """The instances of each bag in a row, h * w of them.
 
-    A bag without a valid place counts all of its places, so that nothing becomes infinite, and its loss is
+    A bag without a valid cell counts all of its cells, so that nothing becomes infinite, and its loss is
     multiplied by 0.
 
     Attributes:
         valid: bool [B, 1, h * w].
-        n: [B, 1], how many places are valid.
-        has: bool [B], the bag has a valid place.
+        n: [B, 1], how many cells are valid.
+        any_valid: bool [B], the bag has a valid cell.
         known: bool [B, C], the tag is known.
     """
 
     valid: torch.Tensor
     n: torch.Tensor
-    has: torch.Tensor
+    any_valid: torch.Tensor
     known: torch.Tensor
 
 
-def places_of(tags: torch.Tensor, valid: torch.Tensor, dtype: torch.dtype) -> Places:
+def cells_of(tags: torch.Tensor, valid: torch.Tensor, dtype: torch.dtype) -> Cells:
     flat = valid.flatten(1).bool()
-    has = flat.any(dim=1)
-    flat = flat | ~has[:, None]
-    return Places(flat[:, None], flat.sum(dim=1, keepdim=True).to(dtype), has, tags != UNKNOWN)
+    any_valid = flat.any(dim=1)
+    flat = flat | ~any_valid[:, None]
+    return Cells(flat[:, None], flat.sum(dim=1, keepdim=True).to(dtype), any_valid, tags != UNKNOWN)
 
 
 def flat_scores(scores: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ def flat_log_probs(scores: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
 
 
 def log_not(log_p: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-    """log(1 - p_c) at each place, exact where p_c goes to 1: there it is the log of the others' sum.
+    """log(1 - p_c) at each cell, exact where p_c goes to 1: there it is the log of the others' sum.
 
     Args:
         log_p: [B, C, n], a log softmax over the known classes.
@@ -70,9 +70,9 @@ def log_not(log_p: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     return torch.where(top, rest, torch.log1p(-small.exp()))
 
 
-def log_mean_exp(values: torch.Tensor, places: Places) -> torch.Tensor:
-    """log of the mean over the valid places of exp(values); [B, C, n] -> [B, C]."""
-    return values.masked_fill(~places.valid, -torch.inf).logsumexp(dim=2) - places.n.log()
+def log_mean_exp(values: torch.Tensor, cells: Cells) -> torch.Tensor:
+    """log of the mean over the valid cells of exp(values); [B, C, n] -> [B, C]."""
+    return values.masked_fill(~cells.valid, -torch.inf).logsumexp(dim=2) - cells.n.log()
 
 
 def mean_of(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
@@ -81,26 +81,26 @@ def mean_of(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     return total / which.sum(dim=1).clamp_min(1)
 
 
-def zero_if_empty(loss: torch.Tensor, places: Places) -> torch.Tensor:
-    """0, still connected to the graph, for bags without a valid place."""
-    return loss * places.has
+def zero_if_empty(loss: torch.Tensor, cells: Cells) -> torch.Tensor:
+    """0, still connected to the graph, for bags without a valid cell."""
+    return loss * cells.any_valid
 
 
 def probs_loss(
     log_pooled: torch.Tensor,
     log_not_pooled: torch.Tensor | None,
     tags: torch.Tensor,
-    places: Places,
+    cells: Cells,
     absent: float,
 ) -> torch.Tensor:
     """-log P_c averaged over the present classes, plus `absent` times -log(1 - P_c) averaged over the absent."""
     loss = -mean_of(log_pooled, tags == PRESENT)
     if log_not_pooled is not None and absent:
         loss = loss - absent * mean_of(log_not_pooled, tags == ABSENT)
-    return zero_if_empty(loss, places)
+    return zero_if_empty(loss, cells)
 
 
-def scores_loss(pooled: torch.Tensor, tags: torch.Tensor, places: Places, sigmoid: bool) -> torch.Tensor:
+def scores_loss(pooled: torch.Tensor, tags: torch.Tensor, cells: Cells, sigmoid: bool) -> torch.Tensor:
     """The loss of pooled scores [B, C]: -log softmax over the known classes averaged over the present ones.
 
     With `sigmoid` the multi-label soft margin loss instead: each known class is a logistic regression of its
@@ -108,6 +108,6 @@ def scores_loss(pooled: torch.Tensor, tags: torch.Tensor, places: Places, sigmoi
     """
     if sigmoid:
         sign = torch.where(tags == PRESENT, 1.0, -1.0).to(pooled.dtype)
-        return zero_if_empty(mean_of(torch.nn.functional.softplus(-sign * pooled), places.known), places)
-    log_p = pooled.masked_fill(~places.known, -1e30).log_softmax(dim=1)
-    return zero_if_empty(-mean_of(log_p, tags == PRESENT), places)
+        return zero_if_empty(mean_of(torch.nn.functional.softplus(-sign * pooled), cells.known), cells)
+    log_p = pooled.masked_fill(~cells.known, -1e30).log_softmax(dim=1)
+    return zero_if_empty(-mean_of(log_p, tags == PRESENT), cells)
