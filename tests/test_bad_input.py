@@ -195,7 +195,8 @@ def test_a_byte_order_mark_and_semicolons(place: Place, command: str) -> None:
     [
         (b"image,tags\na,cat\nb,caf\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
         (b"image,tags\na,c\0t\n", "line 2: holds a NUL byte"),
-        ("image,tags\na,cat\n".encode("utf-16"), "not UTF-8"),
+        ("image,tags\na,cat\n".encode("utf-16-le"), "holds a NUL byte"),
+        (b"PK\x03\x04", "an Excel workbook; save a workbook as CSV UTF-8"),
         (b"photo,label\na,cat\n", "line 1: the columns are 'photo', 'label'; expected"),
         (b'{"image": "a", "tags": ["cat"]}\n{"image": ', "line 2: not JSON"),
         (b"", "is empty"),

@@ -14,7 +14,8 @@ class Source:
     """One row of the table.
 
     Attributes:
-        where: "module:function" of the reader, (root of the photos, file with the tags or None, split) -> labels.
+        where: "module:function" of the reader. One with a file takes (photos' folder or photos, file, names of the
+            classes where they are known), another one (folder, split).
         needs_file: whether the tags are in a file of their own.
         about: one line for listings.
     """

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from milseg.data.sources.label_studio import photo_path
 from milseg.data.sources.open import find_source, open_source
 from milseg.errors import UserError
 
@@ -97,23 +96,29 @@ def test_addresses(photos: Tree, address: str, name: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "/data/local-files/?d=../../etc/a.jpg",
-        "/data/local-files/?d=%2e%2e%2fa.jpg",
-        "/data/upload/1/%2e%2e/a.jpg",
-        "../a.jpg",
-        "/etc/a.jpg",
-        "https://example.org/x/../../a.jpg",
-        "/data/local-files/?d=",
-        "http://[",
-        "a\nb.jpg",
-        "",
+        "/data/local-files/?d=../../etc/z.jpg",
+        "/data/local-files/?d=%2e%2e%2fz.jpg",
+        "/data/upload/1/%2e%2e/z.jpg",
+        "../z.jpg",
+        "/etc/z.jpg",
+        "https://example.org/x/../../z.jpg",
     ],
 )
 def test_addresses_that_lead_out(photos: Tree, address: str) -> None:
-    with pytest.raises(UserError, match=r"task 1 .id 5."):
-        open_source(write(photos, [task(address, [result("choices", "cat")], id=5)]), kind="label_studio")
-    with pytest.raises(UserError, match="here"):
-        photo_path(address, "here")
+    """They are looked up by name below the photos' folder, and never followed."""
+    photos.write("../z.jpg")
+    tasks = [task(address, [result("choices", "cat")], id=5)]
+    with pytest.raises(UserError, match=r"task 1 .id 5..*leads out of the photos' folder"):
+        open_source(write(photos, tasks), kind="label_studio")
+    photos.write("deep/z.jpg")
+    bags = open_source(write(photos, tasks), kind="label_studio")
+    assert [bag.photo for bag in bags.bags] == [photos.root / "deep/z.jpg"]
+
+
+@pytest.mark.parametrize("address", ["/data/local-files/?d=", "http://[", "a\nb.jpg", "", "x/.."])
+def test_addresses_that_name_no_file(photos: Tree, address: str) -> None:
+    with pytest.raises(UserError, match=r"task 1 .id 5..*names no file"):
+        open_source(write(photos, [task(address, [], id=5)]), kind="label_studio")
 
 
 def test_another_key_for_the_photo_and_a_split(photos: Tree) -> None:
@@ -141,7 +146,6 @@ def test_another_key_for_the_photo_and_a_split(photos: Tree) -> None:
         ([task("a.jpg", [3])], "result: is 3; expected an object"),
         ([task("a.jpg", [{"type": "choices"}])], "value: is None; expected an object"),
         ([task("a.jpg", [result("choices", 3)])], "choices: is 3; expected a text"),
-        ([task("a.jpg", [result("choices", "k")]), task("./a.jpg", [])], "task 2: a.jpg has a row already"),
     ],
 )
 def test_bad_exports(photos: Tree, tasks: object, words: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from milseg.data.shards.tar_index import Member, tar_members
 from milseg.data.sources.json_file import parse_json, read_json
-from milseg.data.sources.tag_file import PHOTO_SUFFIXES, is_plain_text
+from milseg.data.sources.names import PHOTO_SUFFIXES, is_plain_text
 from milseg.errors import UserError
 
 MAX_PHOTO = 2**29  # bytes of a photo's file

@@ -1,6 +1,5 @@
 """Where bags come from: PASCAL VOC with SBD, tag files, and digit scenes made here."""
 
-from milseg.data.sources.tag_file import TagRow, read_tag_file
 from milseg.data.sources.voc import VOC_CLASSES, read_voc
 from milseg.data.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint
 
@@ -8,9 +7,7 @@ __all__ = [
     "PAIRS",
     "SETS",
     "VOC_CLASSES",
-    "TagRow",
     "default_pair",
-    "read_tag_file",
     "read_voc",
     "require_disjoint",
 ]

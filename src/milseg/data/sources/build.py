@@ -11,9 +11,17 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 
 from milseg.data.bags import VOID, Bag, BagSet, make_tags, mask_values_for
+from milseg.data.sources.cells import clean_tag
 from milseg.data.sources.labelled import Labelled, Labels, split_name
-from milseg.data.sources.photo_files import without_suffix
-from milseg.data.sources.tag_file import is_plain_text
+from milseg.data.sources.matching import (
+    Rows,
+    clean_tags,
+    match_rows,
+    missing_note,
+    none_found,
+    with_clean_tags,
+)
+from milseg.data.sources.names import is_plain_text, without_suffix
 from milseg.errors import UserError, unknown_name
 
 TAGS_ARE = ("complete", "partial")
@@ -100,46 +108,21 @@ def make_bag_set(
     )
 
 
-Rows = dict[str, Labelled]  # by photo, as `PhotoFiles.names` has it
-
-
 def _on_disk(labels: Labels) -> tuple[Rows, list[str]]:
     """The rows whose photo there is; each photo has one row and its own name."""
-    found: Rows = {}
+    found, missing, notes = match_rows(labels)
+    if not found:
+        raise none_found(labels, missing)
     stems: dict[str, str] = {}
-    missing = []
-    for row in labels.rows:
-        photo = labels.photos.find(row.image, row.where)
-        if photo is None:
-            missing.append(row)
-            continue
-        if photo in found:
+    for photo in found:
+        other = stems.setdefault(without_suffix(photo), photo)
+        if other != photo:
             raise UserError(
-                f"{row.where}: {photo} has a row already ({found[photo].where}); keep one of the two"
-            )
-        stem = without_suffix(photo)
-        if stem in stems:
-            raise UserError(
-                f"{labels.photos.root}: {stems[stem]} and {photo} differ in their extension only, and their "
+                f"{labels.photos.root}: {other} and {photo} differ in their extension only, and their "
                 "masks would have the same name; rename one of them"
             )
-        stems[stem] = photo
-        found[photo] = row
-    if not found:
-        total = len(labels.rows)
-        what = f"none of its {total:,} photos is" if total else "names no photo, so none is"
-        such = f" (the first is {missing[0].image[:200]!r}, {missing[0].where})" if missing else ""
-        raise UserError(
-            f"{labels.file}: {what} below {labels.photos.root}{such}, which has "
-            f"{len(labels.photos.names):,} photos; give the photos' folder as the source, and this file as "
-            "the tags"
-        )
-    notes = []
     if missing:
-        notes.append(
-            f"{len(missing):,} rows without a photo on disk left out, such as {missing[0].image[:200]} "
-            f"({missing[0].where})"
-        )
+        notes.insert(0, missing_note(labels, missing))
     rest = len(labels.photos.names) - len(found)
     if rest and labels.count_rest:
         example = next(photo for photo in labels.photos.names if photo not in found)
@@ -147,7 +130,7 @@ def _on_disk(labels: Labels) -> tuple[Rows, list[str]]:
     if labels.photos.unreadable:
         names = labels.photos.unreadable
         notes.append(f"{len(names):,} photos whose names are no plain text left out, such as {names[0]}")
-    return found, notes
+    return {photo: with_clean_tags(row) for photo, row in found.items()}, notes
 
 
 def _without_background_tag(rows: Rows) -> tuple[Rows, list[str]]:
@@ -177,13 +160,13 @@ def _less(row: Labelled, dropped: Set[str]) -> Labelled:
 def _class_names(labels: Labels, rows: Rows, classes: Sequence[str] | None) -> tuple[str, ...]:
     """The classes without the background: those given, else all there are, sorted."""
     if classes is not None:
-        names = tuple(name for name in classes if name.casefold() not in BACKGROUND_NAMES)
+        names = tuple(clean_tag(name) for name in classes if name.casefold() not in BACKGROUND_NAMES)
         twice = [name for i, name in enumerate(names) if name in names[:i]]
         if twice or not names:
             found = f"{twice[0]!r} is given twice" if twice else "none is given"
             raise UserError(f"classes: {found}; expected one or more tags, each once")
         return names
-    first: dict[str, str] = dict.fromkeys(labels.classes, str(labels.file))
+    first: dict[str, str] = dict.fromkeys(clean_tags(labels.classes), str(labels.file))
     for row in rows.values():
         for tag in (*row.present, *row.absent, *row.unknown):
             first.setdefault(tag, row.where)

@@ -7,20 +7,20 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from milseg.data.sources.json_file import read_json, typed
 from milseg.data.sources.labelled import Labelled, Labels
 from milseg.data.sources.photo_files import PhotoFiles
-from milseg.data.sources.tag_file import relative_path
+from milseg.data.sources.tag_file import written_name
 from milseg.errors import UserError
 
 Number = int | str
 
 
-def read_coco(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
+def read_coco(root: Path | PhotoFiles, file: Path, known: Collection[str] = ()) -> Labels:
     """The images of a COCO file below `root`, tagged with the categories of their annotations.
 
     An image without annotations shows the background only; in a file that has no "annotations" at all,
@@ -29,13 +29,12 @@ def read_coco(root: Path | PhotoFiles, file: Path | None = None, split: str | No
     Args:
         root: the photos' folder, or the photos themselves.
         file: the JSON file.
-        split: as for every reader; not used.
+        known: as for every reader of a file; not used.
 
     Raises:
         UserError: naming the file and the entry: something missing or of another type, a number that is used
             twice or not defined.
     """
-    assert file is not None
     data = typed(read_json(file, "COCO file"), dict, str(file))
     names: dict[Number, str] = {}
     for where, item in _items(data, "categories", file):
@@ -43,7 +42,7 @@ def read_coco(root: Path | PhotoFiles, file: Path | None = None, split: str | No
         _add(names, _number(item.get("id"), f"{where}: id"), name, where)
     images: dict[Number, tuple[str, str]] = {}
     for where, item in _items(data, "images", file):
-        image = relative_path(typed(item.get("file_name"), str, f"{where}: file_name"), where)
+        image = written_name(typed(item.get("file_name"), str, f"{where}: file_name"), where)
         _add(images, _number(item.get("id"), f"{where}: id"), (image, where), where)
     tags: dict[Number, dict[str, None]] = {number: {} for number in images}
     seen = "annotations" in data

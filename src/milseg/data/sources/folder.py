@@ -18,18 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from milseg.data.sources.labelled import SPLIT_NAMES, Labelled, Labels, split_name
-from milseg.data.sources.photo_files import NOT_PHOTOS, PLAIN_FOLDERS, PhotoFiles
+from milseg.data.sources.names import PLAIN_FOLDERS
+from milseg.data.sources.photo_files import NOT_PHOTOS, PhotoFiles
 from milseg.errors import UserError
 
 SPLITS = frozenset(SPLIT_NAMES.values())
 
 
-def read_folder(root: Path, file: Path | None = None, split: str | None = None) -> Labels:
+def read_folder(root: Path, split: str | None = None) -> Labels:
     """Photos with the name of the folder they are in as their tag.
 
     Args:
         root: the folder that holds the tag folders.
-        file, split: as for every reader; not used.
+        split: as for every reader of a folder; not used.
 
     Raises:
         UserError: no folder, or no photo in the folders below it.

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from milseg.data.sources.build import BACKGROUND_NAMES, TAGS_ARE
 from milseg.data.sources.labelled import Labelled, Labels
-from milseg.data.sources.open import read_tags
-from milseg.data.sources.photo_files import PhotoFiles, without_suffix
+from milseg.data.sources.matching import clean_tags, match_rows, missing_note, with_clean_tags
+from milseg.data.sources.names import without_suffix
+from milseg.data.sources.photo_files import PhotoFiles
+from milseg.data.sources.tags import read_tags
 from milseg.errors import UserError, unknown_name
 
 
@@ -40,9 +42,9 @@ def read_known_tags(
 ) -> KnownTags:
     """Which classes the photos may show, by a table of any form, COCO JSON or a Label Studio export.
 
-    A row is a photo's when it is the path below the input folder, or one of the two ends like the other; the
-    extension may be left out. What a row says is present or unknown is allowed, and so is a class that the file has
-    no column or category for; all else is ruled out, or where tags are partial only what is said to be absent.
+    A row is a photo's as in training (see `NameIndex`). What a row says is present or unknown is allowed, and so is a
+    class that the file has no column or category for; all else is ruled out, or where tags are partial only what is
+    said to be absent.
 
     Args:
         path: the file.
@@ -52,8 +54,8 @@ def read_known_tags(
         ignore_unknown: skip tags that are no class of the model.
 
     Raises:
-        UserError: a file that cannot be read; a tag that is no class of the model; two rows for a photo or two photos
-            for a row; no row for any photo.
+        UserError: a file that cannot be read; a tag that is no class of the model; two photos for a row; no row for
+            any photo.
 
     >>> import tempfile
     >>> root = Path(tempfile.mkdtemp())
@@ -63,12 +65,13 @@ def read_known_tags(
     """
     if tags_are not in TAGS_ARE:
         raise unknown_name("value of tags_are", tags_are, TAGS_ARE)
-    labels = read_tags(path, PhotoFiles(root, photos))
+    labels = read_tags(path, PhotoFiles(root, photos), classes)
+    asked = clean_tags(labels.classes)
+    rows, notes = _rows_of(path, labels)
     for row in labels.rows:
-        _check_tags(row, labels, classes, ignore_unknown)
+        _check_tags(with_clean_tags(row), asked, classes, ignore_unknown)
     names = [name for name in classes if name != "background"]
-    silent = [name for name in names if labels.classes and name not in labels.classes]
-    rows = _rows_of(path, labels.rows, photos)
+    silent = [name for name in names if asked and name not in asked]
     allowed = {
         photo: _allowed(row, names, silent, partial=tags_are == "partial") for photo, row in rows.items()
     }
@@ -77,7 +80,6 @@ def read_known_tags(
         for photo, row in rows.items()
         if row.present or not allowed[photo]
     }
-    notes = []
     if silent and tags_are == "complete":
         notes.append(f"{path}: has nothing on {', '.join(silent)}, which may be in any photo then")
     return KnownTags(
@@ -87,11 +89,13 @@ def read_known_tags(
     )
 
 
-def _check_tags(row: Labelled, labels: Labels, classes: Collection[str], ignore_unknown: bool) -> None:
+def _check_tags(
+    row: Labelled, asked: Collection[str], classes: Collection[str], ignore_unknown: bool
+) -> None:
     """Stop at a tag that is no class; a column or category that the model does not know may say 0 or nothing."""
     known = {*classes, *BACKGROUND_NAMES}
     strange = [tag for tag in row.present if tag not in known and tag.casefold() not in known]
-    strange += [tag for tag in (*row.absent, *row.unknown) if tag not in known and tag not in labels.classes]
+    strange += [tag for tag in (*row.absent, *row.unknown) if tag not in known and tag not in asked]
     if strange and not ignore_unknown:
         raise UserError(
             f"{row.where}: {unknown_name('tag', strange[0], classes)}. Ask to ignore unknown tags if the model need "
@@ -110,54 +114,20 @@ def _allowed(
     return None if len(found) == len(names) and not row.present else found
 
 
-def _rows_of(path: Path, rows: Sequence[Labelled], photos: Sequence[str]) -> dict[str, Labelled]:
-    """The row of each photo that has one, by the photo's path without extension."""
-    table: dict[str, list[Labelled]] = {}
-    for row in rows:
-        table.setdefault(without_suffix(row.image), []).append(row)
-    files = {without_suffix(photo): photo for photo in photos}
-    by_last: dict[str, list[str]] = {}
-    for key in table:
-        by_last.setdefault(key.rpartition("/")[2], []).append(key)
-    found: dict[str, Labelled] = {}
-    taken: dict[str, str] = {}
-    for name in sorted(files):
-        near = [
-            key for key in by_last.get(name.rpartition("/")[2], ()) if key not in files and _ends(key, name)
-        ]
-        keys = [name] if name in table else near
-        if len(keys) > 1:
-            raise UserError(f"{path}: rows {keys[0]!r} and {keys[1]!r} may both be photo {name!r}; keep one")
-        for key in keys:
-            other = taken.setdefault(key, name)
-            if other != name:
-                raise UserError(
-                    f"{path}: row {key!r} may be photo {other!r} or {name!r}; write its path below the input folder"
-                )
-            found[name] = _only(table[key], files[name])
-    if not table:
+def _rows_of(path: Path, labels: Labels) -> tuple[dict[str, Labelled], list[str]]:
+    """The row of each photo that has one, and what is odd about the file."""
+    found, missing, notes = match_rows(labels)
+    if not labels.rows:
         raise UserError(f"{path}: holds no photo with its tags; expected a row for each photo")
     if not found:
+        first = labels.rows[0].image
+        why = labels.photos.why_not(first)
         raise UserError(
-            f"{path}: no row for any of the photos; its rows are like {next(iter(table))!r}, the photos like "
-            f"{min(files)!r}"
+            f"{path}: no row for any of the photos; its rows are like {first[:200]!r}, the photos like "
+            f"{labels.photos.names[0]!r}{f' ({why})' if why else ''}"
         )
-    return found
-
-
-def _only(rows: Sequence[Labelled], photo: str) -> Labelled:
-    """Of rows that agree but for the extension, the photo's own."""
-    own = [
-        row for row in rows if f"/{row.image}".endswith(f"/{photo}") or f"/{photo}".endswith(f"/{row.image}")
-    ]
-    if len(rows) > 1 and len(own) != 1:
-        first, second = (own or rows)[:2]
-        raise UserError(
-            f"{second.where}: {second.image!r} may be the photo {photo!r}, which has a row already ({first.where}); "
-            "keep one of the two"
-        )
-    return (own or rows)[0]
-
-
-def _ends(one: str, other: str) -> bool:
-    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+    alike = [row for row in missing[:200] if labels.photos.why_not(row.image)]
+    if alike:
+        notes.append(missing_note(labels, missing))
+    rows = {without_suffix(photo): with_clean_tags(row) for photo, row in found.items()}
+    return rows, [*labels.notes, *notes]

@@ -11,32 +11,29 @@ downloaded.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from milseg.data.sources.json_file import read_json, typed
 from milseg.data.sources.labelled import Labelled, Labels
+from milseg.data.sources.names import PHOTO_SUFFIXES
 from milseg.data.sources.photo_files import PhotoFiles
-from milseg.data.sources.tag_file import PHOTO_SUFFIXES, relative_path
+from milseg.data.sources.tag_file import written_name
 from milseg.errors import UserError
 
-UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")
 
-
-def read_label_studio(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
+def read_label_studio(root: Path | PhotoFiles, file: Path, known: Collection[str] = ()) -> Labels:
     """The tasks of an export whose photos are below `root`.
 
     Args:
         root: the photos' folder, or the photos themselves.
         file: the JSON file.
-        split: as for every reader; not used. A task may carry its own in `data.split`.
+        known: as for every reader of a file; not used. A task may carry its own in `data.split`.
 
     Raises:
         UserError: naming the file and the task.
     """
-    assert file is not None
     photos = PhotoFiles.at(root)
     tasks = typed(read_json(file, "Label Studio export"), list, str(file))
     rows, unseen, several = [], 0, 0
@@ -48,10 +45,9 @@ def read_label_studio(root: Path | PhotoFiles, file: Path | None = None, split: 
         tags = dict.fromkeys(tag for results in done for tag in _tags(results, where))
         unseen += not done
         several += len({frozenset(_tags(results, where)) for results in done}) > 1
-        written = _written(data, where)
         rows.append(
             Labelled(
-                image=_found(photos, written, where),
+                image=written_name(_written(data, where), where),
                 where=where,
                 present=tuple(tags),
                 split=typed(data.get("split") or "", str, f"{where}: split"),
@@ -66,32 +62,6 @@ def read_label_studio(root: Path | PhotoFiles, file: Path | None = None, split: 
     return Labels(
         file=file, photos=photos, rows=rows, tags_from="Label Studio annotations", notes=tuple(notes)
     )
-
-
-def photo_path(address: str, where: str) -> str:
-    """The path in an address of a photo, relative, as Label Studio writes them.
-
-    Raises:
-        UserError: a path that leads upwards, or names no file.
-
-    >>> photo_path("/data/local-files/?d=pets%2Fa%20b.jpg", "")
-    'pets/a b.jpg'
-    >>> photo_path("/data/upload/3/0123abcd-a.jpg", "")
-    '0123abcd-a.jpg'
-    """
-    try:
-        parts = urlsplit(address)
-        if "local-files" in parts.path and parts.query:
-            path = parse_qs(parts.query).get("d", [""])[0]
-        else:
-            # A plain path may hold what would be a query or a fragment in an address.
-            path = unquote(parts.path) if parts.scheme or address.startswith("/data/") else address
-    except ValueError as error:
-        raise UserError(f"{where}: {address[:200]!r} is no address of a photo ({error})") from None
-    path = re.sub(r"^/data/(upload/\d+/|upload/|local-files/)?", "", path.replace("\\", "/"))
-    if parts.scheme or "local-files" in parts.path:
-        path = path.lstrip("/")
-    return relative_path(path, where)
 
 
 def _annotations(task: dict[str, Any], where: str) -> list[list[Any]]:
@@ -129,14 +99,3 @@ def _written(data: dict[str, Any], where: str) -> str:
         if isinstance(value, str) and value.lower().endswith(PHOTO_SUFFIXES):
             return value
     raise UserError(f"{where}: no photo in its data; expected 'image' with the photo's path or address")
-
-
-def _found(photos: PhotoFiles, written: str, where: str) -> str:
-    """The photo's path below the root where it is found, else as written."""
-    path = photo_path(written, where)
-    last = path.rpartition("/")[2]
-    for image in dict.fromkeys((path, last, UPLOAD_PREFIX.sub("", last))):
-        name = photos.find(image, where)
-        if name is not None:
-            return name
-    return path

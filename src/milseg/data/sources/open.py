@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from milseg.data.shards.read import holds_tars, in_shard_order, names_shards, ow
 from milseg.data.source_table import SOURCES
 from milseg.data.sources.build import make_bag_set
 from milseg.data.sources.labelled import SPLIT_NAMES, Labels, split_name
-from milseg.data.sources.photo_files import PLAIN_FOLDERS, PhotoFiles
-from milseg.data.sources.table import TABLE_SUFFIXES, looks_like_tags
-from milseg.data.sources.tag_file import PHOTO_SUFFIXES, read_text
+from milseg.data.sources.names import PHOTO_SUFFIXES, PLAIN_FOLDERS
+from milseg.data.sources.photo_files import PhotoFiles
+from milseg.data.sources.table import TABLE_SUFFIXES
+from milseg.data.sources.tags import file_kind, guessed_kind, read_tags
 from milseg.data.sources.voc_tree import looks_like_voc
 from milseg.errors import UserError, unknown_name
 from milseg.utils.files import PathLike, as_path
@@ -86,12 +87,12 @@ def open_source(
     source, tags = as_path(source), None if tags is None else as_path(tags)
     place = find_source(source, tags=tags, split=split, kind=kind)
     if place.kind == "shards":
-        labels = _of_shards(place, shards)
+        labels = _of_shards(place, shards, classes or ())
         if classes is None and place.file is None:
             classes, own = own_classes(labels, place.root)
             background = own if background is None else background
     else:
-        labels = SOURCES[place.kind].load()(place.root, place.file, place.split)
+        labels = _read(place, classes or ())
     name = source.absolute().name
     bags = make_bag_set(
         labels,
@@ -123,20 +124,22 @@ def open_source_of(options: SourceOptions) -> BagSet:
     )
 
 
-def _of_shards(place: Place, reading: ShardReading) -> Labels:
+def _read(place: Place, known: Collection[str]) -> Labels:
+    """What the reader of a source finds."""
+    source = SOURCES[place.kind]
+    read = source.load()
+    labels: Labels = (
+        read(place.root, place.file, known) if source.needs_file else read(place.root, place.split)
+    )
+    return labels
+
+
+def _of_shards(place: Place, reading: ShardReading, known: Collection[str]) -> Labels:
     """Photos in shards with their own tags, or with those of a file."""
     labels = read_shards(place.root, reading, need_tags=place.file is None)
-    return labels if place.file is None else in_shard_order(labels, read_tags(place.file, labels.photos))
-
-
-def read_tags(file: Path, photos: PhotoFiles) -> Labels:
-    """What a file with tags of any form says, for photos that were found already; no photo is opened.
-
-    Raises:
-        UserError: no file of a known form, or a damaged one, with the place in it.
-    """
-    labels: Labels = SOURCES[file_kind(file)].load()(photos, file, None)
-    return labels
+    return (
+        labels if place.file is None else in_shard_order(labels, read_tags(place.file, labels.photos, known))
+    )
 
 
 def find_source(
@@ -229,49 +232,7 @@ def _tag_files(folder: Path, kind: str | None) -> dict[Path, str]:
         for path in paths:
             if path.suffix.lower() not in TABLE_SUFFIXES or path.stem in photos or path.name[0] == ".":
                 continue
-            of = _guess(path) if path.is_file() else None
+            of = guessed_kind(path) if path.is_file() else None
             if of is not None and kind in (None, of):
                 found[path] = of
     return found
-
-
-def file_kind(path: Path) -> str:
-    """The kind of a file of tags that was named.
-
-    Raises:
-        UserError: missing, not readable as text, or JSON of no known kind.
-    """
-    text = read_text(path, "tag file")
-    if text.lstrip()[:1] not in ("{", "[") or path.suffix.lower() in set(TABLE_SUFFIXES) - {".json"}:
-        return "table"  # whose reader says what is wrong with it
-    of = json_kind(text)
-    if of is None:
-        raise UserError(
-            f"{path}: JSON, but no kind that is known; expected COCO (images, categories, annotations), a "
-            'Label Studio export, or lines such as {"image": "a.jpg", "tags": ["cat"]}'
-        )
-    return of
-
-
-def json_kind(text: str) -> str | None:
-    """What a JSON text seems to be; its reader checks it."""
-    line = text.lstrip().partition("\n")[0]
-    if re.search(r'^\s*\[?\s*\{[^{}]*"image"\s*:', text[:4096]) and re.search(r'"tags"\s*:', text[:65536]):
-        return "table"
-    if line.startswith("["):
-        keys = r'"(data|annotations|completions|annotation_id|annotator)"\s*:'
-        return "label_studio" if re.search(keys, text[:65536]) or line.strip() == "[]" else None
-    if line.startswith("{") and re.search(r'"images"\s*:', text) and re.search(r'"categories"\s*:', text):
-        return "coco"
-    return None
-
-
-def _guess(path: Path) -> str | None:
-    """The kind of a file that nobody named; None where it holds no tags."""
-    try:
-        text = read_text(path, "tag file")
-    except UserError:
-        return None
-    if text.lstrip()[:1] in ("{", "["):
-        return json_kind(text)
-    return "table" if looks_like_tags(path, text) else None

@@ -7,23 +7,11 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from milseg.data.sources.tag_file import PHOTO_SUFFIXES, is_plain_text
+from milseg.data.sources.names import EXACT, PHOTO_SUFFIXES, Ambiguous, Match, NameIndex, is_plain_text
 from milseg.errors import UserError
 
-# Folders that usually hold the photos themselves, whatever is in them.
-PLAIN_FOLDERS = ("images", "JPEGImages", "photos", "img", "imgs")
 # VOC's masks are PNG files, and archives made on some systems carry a shadow of each file.
 NOT_PHOTOS = ("SegmentationClass", "SegmentationObject", "__MACOSX")
-
-
-def without_suffix(name: str) -> str:
-    """A path without a photo's extension; other endings stay.
-
-    >>> without_suffix("a/b.c.JPG"), without_suffix("a/site.12")
-    ('a/b.c', 'a/site.12')
-    """
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in PHOTO_SUFFIXES else name
 
 
 def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -91,54 +79,39 @@ class PhotoFiles:
         return place if isinstance(place, PhotoFiles) else cls(place)
 
     @cached_property
-    def _all(self) -> frozenset[str]:
-        return frozenset(self.names)
+    def _index(self) -> NameIndex:
+        root = self.root.absolute()
+        roots = dict.fromkeys((root.parts[1:], Path(os.path.realpath(root)).parts[1:]))
+        return NameIndex(self.names, tuple(roots))
 
-    @cached_property
-    def _by_last(self) -> dict[str, list[str]]:
-        """Photos by file name, with and without the extension."""
-        table: dict[str, list[str]] = {}
-        for name in self.names:
-            last = name.rpartition("/")[2]
-            for key in {last, without_suffix(last)}:
-                table.setdefault(key, []).append(name)
-        return table
-
-    def find(self, image: str, where: str) -> str | None:
-        """The photo that a tag file calls `image`, as one of `names`; None where there is none.
-
-        In this order: that path below the root; below one of `PLAIN_FOLDERS`; the only photo whose path ends
-        so; the path without its first folders, when the last of these is the root itself. The extension may
-        be left out.
+    def match(self, written: str, where: str) -> Match | None:
+        """The photo that a written name means (see `NameIndex.find`); None where there is none.
 
         Args:
-            image: a relative path, as `relative_path` gives it.
+            written: a name as a file has it.
             where: file and line, for the message.
 
         Raises:
             UserError: several photos answer to it.
         """
-        if image in self._all:
-            return image
-        for folder in PLAIN_FOLDERS:
-            if f"{folder}/{image}" in self._all:
-                return f"{folder}/{image}"
-        last = image.rpartition("/")[2]
-        tail = "/" + image
-        found = [name for name in self._by_last.get(last, ()) if f"/{name}".endswith(tail)]
-        found = found or [
-            name for name in self._by_last.get(last, ()) if f"/{without_suffix(name)}".endswith(tail)
-        ]
-        if len(found) > 1:
+        found = self._index.find(written)
+        if isinstance(found, Ambiguous):
+            if found.likeness > EXACT:
+                return None
             raise UserError(
-                f"{where}: {image!r} may be {found[0]} or {found[1]} below {self.root}; write the path from "
-                "that folder, with the extension"
+                f"{where}: {written[:200]!r} may be {found.names[0]} or {found.names[1]} below {self.root}; write the "
+                "path from that folder, with the extension"
             )
-        if not found and "/" in image:
-            first, _, rest = image.partition(f"{self.root.absolute().name}/")
-            if rest in self._all and (not first or first.endswith("/")):
-                return rest
-        return found[0] if found else None
+        return found
+
+    def find(self, written: str, where: str) -> str | None:
+        """The name of the photo that a written name means, as `match` finds it."""
+        found = self.match(written, where)
+        return None if found is None else found.name
+
+    def why_not(self, written: str) -> str:
+        """Why a name means no photo, where one looks like it; "" where none does."""
+        return self._index.why_not(written)
 
     def path(self, name: str) -> Path:
         """The file of one of `names`."""

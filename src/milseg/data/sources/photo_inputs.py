@@ -11,8 +11,8 @@ from pathlib import Path
 from milseg.config.source import PLAIN_READING, ShardReading
 from milseg.data.image import PackedPhoto, following
 from milseg.data.shards.read import holds_tars, names_shards, open_shards
-from milseg.data.sources.photo_files import walk, without_suffix
-from milseg.data.sources.tag_file import PHOTO_SUFFIXES
+from milseg.data.sources.names import PHOTO_SUFFIXES, without_suffix
+from milseg.data.sources.photo_files import walk
 from milseg.errors import UserError
 
 

@@ -5,58 +5,70 @@ Tags in one column:        One column a tag:        JSON lines:
     a.jpg,cat dog,train        a.jpg,1,1,train          {"image": "b.jpg", "tags": "cat", "unknown": ["dog"]}
     b.jpg,cat ?dog,val         b.jpg,1,,val
 
-1 is present, 0 is absent, blank is unknown. In a cell of tags, and in "tags" of JSON, `?dog` says that it is
-not known whether there is a dog, `-dog` that there is none (which needs saying where tags are partial), and a
-lone `?` that nothing is known of the photo. JSON may say the same by the lists "unknown" and "absent", or
-`"tags": null`.
+1 is present, 0 is absent, blank is unknown; where presence is marked by crosses or ticks, blank is absent. In a cell
+of tags (see `cells`), and in "tags" of JSON, `?dog` says that it is not known whether there is a dog, `-dog` that
+there is none (which needs saying where tags are partial), and a lone `?` that nothing is known of the photo. JSON may
+say the same by the lists "unknown" and "absent", or `"tags": null`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from milseg.data.sources.cells import Column, clean_tag, column_of, is_no_tag
 from milseg.data.sources.json_file import parse_json, texts, typed
 from milseg.data.sources.labelled import Labelled, Labels
 from milseg.data.sources.photo_files import PhotoFiles
-from milseg.data.sources.tag_file import read_table, read_text, relative_path, split_tags, tag_rows
+from milseg.data.sources.tag_file import read_table, read_text, written_name
 from milseg.errors import UserError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
-# As spreadsheets and data frames write them; blank is unknown.
-FLAGS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0, "": None, "nan": None}
+# As spreadsheets and data frames write them, with decimal commas and in some languages; blank is unknown.
+PRESENT = ("1", "1.0", "1,0", "1.00", "1,00", "true", "yes", "y", "wahr", "vrai", "verdadero", "vero", "waar")
+ABSENT = ("0", "0.0", "0,0", "0.00", "0,00", "false", "no", "n", "falsch", "faux", "falso", "onwaar")
+CROSSES = ("x", "✓", "✔", "☑")
+FLAGS: dict[str, int] = {**dict.fromkeys((*PRESENT, *CROSSES), 1), **dict.fromkeys(ABSENT, 0)}
 EXPECTED = (
     "a header with the columns image, tags and optionally split, or image and one column a tag (1, 0, blank)"
 )
 
 
-def read_tags_table(root: Path | PhotoFiles, file: Path | None = None, split: str | None = None) -> Labels:
+def read_tags_table(root: Path | PhotoFiles, file: Path, known: Collection[str] = ()) -> Labels:
     """Photos below `root` with the tags that `file` gives them.
 
     Args:
         root: the photos' folder, or the photos themselves.
         file: the table.
-        split: as for every reader; not used, rows carry theirs.
+        known: names of the classes, where they are known: they may tell a tag of two words from two tags.
 
     Raises:
         UserError: naming the file and the line.
     """
-    assert file is not None
     text = read_text(file, "tag file")
     classes: tuple[str, ...] = ()
+    notes: list[str] = []
     if text.lstrip()[:1] in ("{", "["):
-        rows = list(_json_rows(file, text))
+        rows, column = _json_rows(file, text, known)
+        notes += column.notes
     elif has_tags_column(file, text):
-        rows = [
-            _marked(row.image, f"{file}, line {row.line}", row.tags, row.split)
-            for row in tag_rows(file, text)
-        ]
+        rows, more = _tag_rows(file, text, known)
+        notes += more
     else:
-        classes, rows = _wide_rows(file, text)
+        classes, rows, more = _wide_rows(file, text)
+        notes += more
     if not rows:
         raise UserError(f"{file}: no rows; expected one a photo")
-    return Labels(file=file, photos=PhotoFiles.at(root), rows=rows, classes=classes, tags_from="tag file")
+    return Labels(
+        file=file,
+        photos=PhotoFiles.at(root),
+        rows=rows,
+        classes=classes,
+        tags_from="tag file",
+        notes=tuple(notes),
+    )
 
 
 def has_tags_column(path: Path, text: str) -> bool:
@@ -77,26 +89,49 @@ def looks_like_tags(path: Path, text: str, *, rows: int = 20) -> bool:
         names, table = _wide(path, text)
         for _, (_, cells) in zip(range(rows), table, strict=False):
             for name, cell in zip(names, cells, strict=False):
-                if name not in ("image", "split", "") and cell.strip().casefold() not in FLAGS:
+                if name not in ("image", "split", "") and not _is_flag(cell):
                     return False
     except UserError:
         return False
     return True
 
 
-def _marked(image: str, where: str, tags: Iterable[str], split: str, **more: Iterable[str]) -> Labelled:
-    """A row whose tags may carry the marks `?` and `-`; `more` may add to "absent" and "unknown"."""
+def _tag_rows(path: Path, text: str, known: Collection[str]) -> tuple[list[Labelled], list[str]]:
+    """The rows of a table with a column of tags, and how its cells were read."""
+    names, table = read_table(path, text, lambda names: "image" in names and "tags" in names, EXPECTED)
+    image, tags = names.index("image"), names.index("tags")
+    split = names.index("split") if "split" in names else None
+    lines = list(table)
+    column = column_of((cells[tags] for _, cells in lines), known)
+    rows, read = [], {}
+    for line, cells in lines:
+        where, cell = f"{path}, line {line}", cells[tags]
+        if cell not in read:
+            read[cell] = _marks(column.tags(cell, where), where)
+        part = "" if split is None else cells[split].strip()
+        rows.append(replace(read[cell], image=written_name(cells[image], where), where=where, split=part))
+    return rows, [*column.notes, *_no_tag_note(cells[tags] for _, cells in lines)]
+
+
+def _no_tag_note(cells: Iterable[str]) -> list[str]:
+    """Words that were read as no tag could be somebody's class, so they are told."""
+    words = dict.fromkeys(cell.strip() for cell in cells if is_no_tag(cell) and any(map(str.isalpha, cell)))
+    if not words:
+        return []
+    return [f"cells that say {' or '.join(map(repr, list(words)[:4]))} were read as no tag"]
+
+
+def _marks(tags: Iterable[str], where: str, **more: Iterable[str]) -> Labelled:
+    """Tags that may carry the marks `?` and `-`, of no photo yet; `more` may add to "absent" and "unknown"."""
     found: dict[str, dict[str, None]] = {
-        kind: dict.fromkeys(more.get(kind, ())) for kind in ("", "absent", "unknown")
+        kind: dict.fromkeys(map(clean_tag, more.get(kind, ()))) for kind in ("", "absent", "unknown")
     }
     seen = True
     for tag in tags:
         name = tag[1:].strip() if tag[0] in "?-" else tag
         if tag == "?":
             seen = False
-        elif not name:
-            raise UserError(f"{where}: {tag!r} marks no tag; write -dog for no dog, or leave the cell empty")
-        else:
+        elif name:
             found["unknown" if tag[0] == "?" else "absent" if tag[0] == "-" else ""][name] = None
     present, absent, unknown = (tuple(names) for names in found.values())
     both = sorted({*present} & {*absent} | {*present, *absent} & {*unknown})
@@ -107,43 +142,48 @@ def _marked(image: str, where: str, tags: Iterable[str], split: str, **more: Ite
             else "a lone '?' says all tags are unknown, others are"
         )
         raise UserError(f"{where}: {what} present, absent or unknown; keep one")
-    return Labelled(
-        image=image, where=where, present=present, absent=absent, unknown=unknown, split=split, seen=seen
-    )
+    return Labelled(image="", where=where, present=present, absent=absent, unknown=unknown, seen=seen)
 
 
 def _wide(path: Path, text: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     return read_table(path, text, lambda names: "image" in names and len(names) > 1, EXPECTED)
 
 
-def _wide_rows(path: Path, text: str) -> tuple[tuple[str, ...], list[Labelled]]:
-    """The tags that are columns, and the rows."""
+def _is_flag(cell: str) -> bool:
+    return is_no_tag(cell) or _flag_text(cell) in FLAGS
+
+
+def _flag_text(cell: str) -> str:
+    text = cell.strip().casefold()
+    if text.startswith("=") and text.endswith("()"):
+        text = text[1:-2]  # =TRUE(), as some spreadsheets save it
+    return text
+
+
+def _wide_rows(path: Path, text: str) -> tuple[tuple[str, ...], list[Labelled], list[str]]:
+    """The tags that are columns, the rows, and how they were read."""
     names, table = _wide(path, text)
     image, split = names.index("image"), names.index("split") if "split" in names else None
     # A column without a name is a data frame's row number.
-    columns = [(i, name) for i, name in enumerate(names) if i not in (image, split) and name]
+    columns = [(i, clean_tag(name)) for i, name in enumerate(names) if i not in (image, split) and name]
     tags = tuple(name for _, name in columns)
     twice = [name for i, name in enumerate(tags) if name in tags[:i]]
     if twice:
         raise UserError(f"{path}, line 1: two columns named {twice[0]!r}; rename one of them")
     if not tags:
         raise UserError(f"{path}, line 1: no column of tags; expected {EXPECTED}")
+    lines = list(table)
+    flags = {_flag_text(cells[i]) for _, cells in lines for i, _ in columns}
+    crosses = not flags.isdisjoint(CROSSES) and flags.isdisjoint(ABSENT)
     rows = []
-    for line, cells in table:
+    for line, cells in lines:
         where = f"{path}, line {line}"
         groups: dict[int | None, list[str]] = {1: [], 0: [], None: []}
         for i, name in columns:
-            cell = cells[i].strip()
-            flag = FLAGS.get(cell, "") if cell in FLAGS else FLAGS.get(cell.casefold(), "")
-            if isinstance(flag, str):
-                raise UserError(
-                    f"{where}: {cell[:40]!r} in the column {name!r}; expected 1 (present), 0 (absent) or "
-                    f"blank (unknown). Otherwise the table needs a column 'tags'"
-                )
-            groups[flag].append(name)
+            groups[_flag(cells[i], where, name, 0 if crosses else None)].append(name)
         rows.append(
             Labelled(
-                image=relative_path(cells[image], where),
+                image=written_name(cells[image], where),
                 where=where,
                 present=tuple(groups[1]),
                 absent=tuple(groups[0]),
@@ -151,31 +191,53 @@ def _wide_rows(path: Path, text: str) -> tuple[tuple[str, ...], list[Labelled]]:
                 split="" if split is None else cells[split].strip(),
             )
         )
-    return tags, rows
+    return tags, rows, ["tags are marked by crosses, so blank cells were read as absent"] * crosses
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Labelled]:
-    """Rows of JSON lines, or of one JSON list of the same objects."""
+def _flag(cell: str, where: str, name: str, blank: int | None) -> int | None:
+    """What a cell says of its column's tag.
+
+    Raises:
+        UserError: neither a flag nor blank.
+    """
+    if is_no_tag(cell):
+        return blank
+    flag = FLAGS.get(_flag_text(cell))
+    if flag is None:
+        raise UserError(
+            f"{where}: {cell.strip()[:40]!r} in the column {name!r}; expected 1 (present), 0 (absent) or "
+            f"blank (unknown). Otherwise the table needs a column 'tags'"
+        )
+    return flag
+
+
+def _json_rows(path: Path, text: str, known: Collection[str]) -> tuple[list[Labelled], Column]:
+    """Rows of JSON lines, or of one JSON list of the same objects, and how their texts of tags are separated."""
+    items = [(typed(item, dict, where), where) for item, where in _json_items(path, text)]
+    column = column_of((item["tags"] for item, _ in items if isinstance(item.get("tags"), str)), known)
+    return [_json_row(item, where, column) for item, where in items], column
+
+
+def _json_items(path: Path, text: str) -> Iterator[tuple[Any, str]]:
     if text.lstrip()[0] == "[":
         for i, item in enumerate(typed(parse_json(text, str(path)), list, str(path))):
-            yield _json_row(item, f"{path}, entry {i + 1}")
+            yield item, f"{path}, entry {i + 1}"
         return
     # splitlines() would also split at characters that JSON allows inside a text.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield _json_row(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}")
+            yield parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"
 
 
-def _json_row(item: Any, where: str) -> Labelled:
-    row = typed(item, dict, where)
+def _json_row(row: dict[str, Any], where: str, column: Column) -> Labelled:
     if "image" not in row or "tags" not in row:
         shown = ", ".join(repr(key)[:40] for key in list(row)[:8]) or "none"
         raise UserError(f"{where}: the keys are {shown}; expected image, tags and optionally split")
-    image = relative_path(typed(row["image"], str, f"{where}: image"), where)
+    image = written_name(typed(row["image"], str, f"{where}: image"), where)
     split = typed(row.get("split") or "", str, f"{where}: split")
     tags = row["tags"]
     if tags is None:
         return Labelled(image=image, where=where, split=split, seen=False)
-    names = split_tags(tags) if isinstance(tags, str) else texts(tags, f"{where}: tags")
+    names = column.tags(tags, where) if isinstance(tags, str) else texts(tags, f"{where}: tags")
     more = {kind: texts(row.get(kind) or [], f"{where}: {kind}") for kind in ("absent", "unknown")}
-    return _marked(image, where, names, split, **more)
+    return replace(_marks(filter(None, map(clean_tag, names)), where, **more), image=image, split=split)

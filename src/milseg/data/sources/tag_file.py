@@ -1,60 +1,45 @@
-"""Text files that name photos: tag files (image, tags and optionally split), and lists of photo ids.
+"""Text files that name photos, read as text: tables as programs write them, and lists of photo ids.
 
-A tag file is a table in UTF-8, its columns separated by commas, semicolons, tabs or bars:
-
-    image,tags,split
-    2007_000063.jpg,chair dog,train
-    2007_000392.jpg,"horse, person",train
-
-Tags in a cell are separated by `,`, `;` or `|` where one of these is in the cell, and by white space
-otherwise; so a tag with a space in it ("potted plant") needs one of them beside it ("potted plant;").
+A table is in UTF-8, or in UTF-16 with its byte order mark; its columns are separated by commas, semicolons, tabs or
+bars. Spreadsheets' first line `sep=;` says which. What the cells mean is `cells` and `table`.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
-from milseg.errors import UserError, unknown_name
+from milseg.data.sources.names import CONTROL, names_a_file
+from milseg.errors import UserError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 COLUMNS = ("image", "tags", "split")
-PHOTO_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-    *(".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"),
-)
-
-_DRIVE = re.compile(r"[A-Za-z]:")
-# Control characters, and halves of surrogate pairs, which no file name or output in UTF-8 can hold.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TagRow:
-    """One row of a tag file.
-
-    Attributes:
-        image: the photo's path or bare name as written, with forward slashes; never absolute, never upwards.
-        tags: the tags, each once, in the order written; () means that the photo shows background only.
-        split: "train", "val" or whatever is written; "" where there is none.
-        line: the row's line in the file, from 1.
-    """
-
-    image: str
-    tags: tuple[str, ...]
-    split: str
-    line: int
+ORDER_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+SEPARATOR_LINE = re.compile(r'\A"?sep=(.)"?[ ,;\t]*(?:\r\n|\n|\r)', re.IGNORECASE)
+# Files that are no text, by their first bytes, and the way out.
+NO_TEXT = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook; save a workbook as CSV UTF-8, unpack an archive and give the "
+    "file or folder in it",
+    b"PK\x05\x06": "an empty zip archive; expected a file of tags",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; save it as CSV UTF-8",
+    b"PAR1": "a Parquet table; write it as CSV or JSON lines",
+    b"\x1f\x8b": "packed by gzip; unpack it",
+    b"SQLite format 3": "a database; export its tags as CSV",
+    b"\x89PNG": "a photo; expected a file of tags",
+    b"\xff\xd8\xff": "a photo; expected a file of tags",
+    b"%PDF": "a PDF; expected a table of tags",
+}
 
 
 def read_text(path: Path, kind: str) -> str:
-    """A text file in UTF-8, with or without a byte order mark.
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
 
     Raises:
-        UserError: missing, a folder, not readable, empty, not UTF-8, or with NUL bytes.
+        UserError: missing, a folder, not readable, empty, a file of another kind, not UTF-8, or with NUL bytes.
     """
     try:
         data = path.read_bytes()
@@ -64,13 +49,17 @@ def read_text(path: Path, kind: str) -> str:
         raise UserError(f"{path}: a folder, not a {kind}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the {kind} cannot be read ({error})") from None
+    for start, what in NO_TEXT.items():
+        if data.startswith(start):
+            raise UserError(f"{path}: {what}")
+    mark = next((mark for mark in ORDER_MARKS if data.startswith(mark)), b"")
     try:
-        text = data.decode("utf-8-sig")
+        text = data[len(mark) :].decode(ORDER_MARKS.get(mark, "utf-8"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8 (Latin-1 or UTF-16, perhaps); "
-            "save the file as UTF-8"
+            f"{path}, line {line}: byte 0x{data[min(error.start, len(data) - 1)]:02x} is not UTF-8 (Latin-1 or "
+            "UTF-16, perhaps); save the file as UTF-8"
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -91,49 +80,13 @@ def read_ids(path: Path) -> tuple[str, ...]:
         name = line.strip()
         if not name:
             continue
-        if name in (".", "..") or "/" in name or "\\" in name or _CONTROL.search(name):
+        if name in (".", "..") or "/" in name or "\\" in name or CONTROL.search(name):
             raise UserError(
                 f"{path}, line {number}: {name!r} is no photo id; expected a file name without folder and "
                 "extension, such as 2007_000063"
             )
         ids[name] = number
     return tuple(ids)
-
-
-def read_tag_file(path: Path) -> tuple[TagRow, ...]:
-    """Read a tag file: a header with the columns image, tags and optionally split, then one row a photo.
-
-    Other columns are skipped, and so are blank lines. The delimiter is the one that makes the header fit.
-
-    Raises:
-        UserError: naming the file and the line: missing or empty file, not UTF-8, NUL bytes, missing columns,
-            a row of another length, an image twice, an absolute path or one with `..`.
-    """
-    return tag_rows(path, read_text(path, "tag file"))
-
-
-def tag_rows(path: Path, text: str) -> tuple[TagRow, ...]:
-    """As `read_tag_file`, of a text that was read already; `path` is for messages."""
-    header, table = read_table(
-        path,
-        text,
-        lambda names: "image" in names and "tags" in names,
-        "a header with the columns image, tags and optionally split",
-    )
-    columns = {name: header.index(name) for name in COLUMNS if name in header}
-    rows: dict[str, TagRow] = {}
-    for line, cells in table:
-        image = relative_path(cells[columns["image"]], f"{path}, line {line}")
-        if image in rows:
-            raise UserError(
-                f"{path}, line {line}: {image} has a row already, on line {rows[image].line}; keep one of "
-                "the two"
-            )
-        split = cells[columns["split"]].strip() if "split" in columns else ""
-        rows[image] = TagRow(image=image, tags=split_tags(cells[columns["tags"]]), split=split, line=line)
-    if not rows:
-        raise UserError(f"{path}: a header and no rows; expected one row a photo")
-    return tuple(rows.values())
 
 
 def read_table(
@@ -155,7 +108,10 @@ def read_table(
             length.
     """
     found: list[str] = []
-    for delimiter in DELIMITERS:
+    told = SEPARATOR_LINE.match(text)
+    if told is not None:
+        text = "\n" + text[told.end() :]  # the lines keep their numbers
+    for delimiter in DELIMITERS if told is None or told[1] not in DELIMITERS else told[1]:
         rows = _rows(path, text, delimiter)
         try:
             line, cells = next(rows, (1, []))
@@ -186,7 +142,21 @@ def _full_rows(
                 f"{path}, line {line}: {len(cells)} cells where the header has {width}; put quotes "
                 "around a cell that holds the delimiter"
             )
-        yield line, cells
+        yield line, [_text(cell) if cell.startswith("=") else cell for cell in cells]
+
+
+def _text(cell: str) -> str:
+    """A cell without the formula that keeps a spreadsheet from reading a text as a number.
+
+    >>> _text('="0001"')
+    '0001'
+    """
+    text = cell.strip()
+    return (
+        text[2:-1].replace('""', '"')
+        if text.startswith('="') and text.endswith('"') and text != '="'
+        else cell
+    )
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -205,127 +175,15 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str
         ) from None
 
 
-def relative_path(text: str, where: str) -> str:
-    """A photo's path as written in a file, with forward slashes, when it stays below the photos' folder.
+def written_name(text: str, where: str) -> str:
+    """A photo's name as it is written in a file.
 
     Args:
         where: file and line, for the message.
 
     Raises:
-        UserError: an absolute path, one with `..`, or one that names no file.
+        UserError: it can be no photo's name: empty, a folder, or with control characters.
     """
-    name = text.strip().replace("\\", "/")
-    parts = name.split("/")
-    if name.startswith("/") or _DRIVE.match(name) or ".." in parts:
-        raise UserError(
-            f"{where}: {name[:200]!r} leads out of the photos' folder; expected a file name, or a path "
-            "relative to that folder without '..'"
-        )
-    if parts[-1] in ("", ".") or _CONTROL.search(name):
-        raise UserError(f"{where}: {name[:200]!r} in the image column names no file")
-    return str(PurePosixPath(name))
-
-
-def is_plain_text(name: str) -> bool:
-    """Whether a name is fit for file names and messages: no control characters, nothing outside Unicode."""
-    return not _CONTROL.search(name)
-
-
-def split_tags(cell: str) -> tuple[str, ...]:
-    """The tags of one cell, each once: split at `,`, `;` or `|` where there is one, else at white space.
-
-    >>> split_tags("dog  cat dog"), split_tags("potted plant; dog;")
-    (('dog', 'cat'), ('potted plant', 'dog'))
-    """
-    parts = re.split(r"[,;|]", cell) if re.search(r"[,;|]", cell) else cell.split()
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def photo_id(image: str) -> str:
-    """The file name of an image cell without its folder and without a photo's extension.
-
-    >>> photo_id("JPEGImages/2007_000063.jpg"), photo_id("site.12")
-    ('2007_000063', 'site.12')
-    """
-    name = PurePosixPath(image)
-    return name.stem if name.suffix.lower() in PHOTO_SUFFIXES else name.name
-
-
-def known_tags(
-    path: Path, row: TagRow, known: Collection[str], *, ignore_unknown: bool = False
-) -> tuple[str, ...]:
-    """The row's tags that are in `known`.
-
-    Raises:
-        UserError: a tag that is not, with file, line and nearest known name, unless `ignore_unknown`.
-    """
-    unknown = [tag for tag in row.tags if tag not in known]
-    if unknown and not ignore_unknown:
-        raise UserError(f"{path}, line {row.line}: {unknown_name('tag', unknown[0], known)}")
-    return tuple(tag for tag in row.tags if tag in known)
-
-
-def tags_for(
-    ids: Sequence[str],
-    path: Path,
-    known: Collection[str],
-    *,
-    splits: Collection[str] = (),
-    ignore_unknown: bool = False,
-) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The tags of the photos `ids` from a tag file, and what is odd about it, one sentence each.
-
-    Rows are found by file name alone, with or without folder and extension. `ids` say what is in the set; a
-    row whose split column says otherwise is only noted.
-
-    Args:
-        ids: photo ids, file names without extension.
-        known: the tags there are.
-        splits: what the split column may call this set, in lower case.
-
-    Returns:
-        Each photo's tags, for photos that have a row, in the order of `ids`; and the notes.
-
-    Raises:
-        UserError: as `read_tag_file` and `known_tags`; two rows for one photo; no row for any photo.
-    """
-    rows: dict[str, TagRow] = {}
-    for row in read_tag_file(path):
-        name = photo_id(row.image)
-        if name in rows:
-            raise UserError(
-                f"{path}, line {row.line}: {row.image} is the photo of line {rows[name].line} "
-                f"again; keep one "
-                "of the two"
-            )
-        rows[name] = row
-    listed = {i: rows[i] for i in ids if i in rows}
-    if not listed:
-        raise UserError(
-            f"{path}: has no row for any photo of the set; its images are like "
-            f"{next(iter(rows))!r}, the set's "
-            f"like {ids[0]!r}"
-        )
-    tags = {i: known_tags(path, row, known, ignore_unknown=ignore_unknown) for i, row in listed.items()}
-    missing = [i for i in ids if i not in rows]
-    other = [(i, row) for i, row in listed.items() if row.split and row.split.lower() not in splits]
-    strangers = [(i, row) for i, row in rows.items() if i not in listed and row.split.lower() in splits]
-    unknown = [tag for row in listed.values() for tag in row.tags if tag not in known]
-    notes = []
-    if missing:
-        notes.append(f"{len(missing):,} photos without a row in {path.name} left out, such as {missing[0]}")
-    if other:
-        notes.append(
-            f"{len(other):,} photos are in the list on disk but {path.name} puts them in another "
-            f"split, such as "
-            f"{other[0][0]} ({other[0][1].split!r}, line {other[0][1].line}); kept"
-        )
-    if strangers:
-        notes.append(
-            f"{len(strangers):,} rows of {path.name} name this split but are not in the list on "
-            f"disk, such as "
-            f"{strangers[0][0]} (line {strangers[0][1].line}); left out"
-        )
-    if unknown:
-        notes.append(f"{len(unknown):,} unknown tags ignored, such as {unknown[0]!r}")
-    return tags, notes
+    if not names_a_file(text):
+        raise UserError(f"{where}: {text[:200]!r} in place of a photo names no file")
+    return text.strip()

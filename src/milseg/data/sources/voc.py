@@ -22,8 +22,8 @@ from defusedxml import ElementTree
 from milseg.data.bags import BACKGROUND, VOID, Bag, BagSet, make_tags, mask_values_for
 from milseg.data.image import open_mask
 from milseg.data.sources.sbd import require_sbd
-from milseg.data.sources.tag_file import tags_for
 from milseg.data.sources.voc_sets import SetRule, set_ids, set_rule, year_folder
+from milseg.data.sources.voc_tags import tags_for
 from milseg.errors import UserError, unknown_name
 from milseg.utils.files import PathLike, as_path
 
@@ -62,8 +62,9 @@ def read_voc(
         year: 2011 or 2012 where `root` holds several; None takes the set's own year, else the latest.
         classes: VOC classes to learn, without the background, in this order; None takes all 20. Mask pixels
             of the others are void and their tags are dropped (counted in the notes).
-        tags_file: tags by photo (see `tag_file`); photos without a row are left out, and the lists on disk,
-            not the file's split column, say what is in the set. Both are counted in the notes.
+        tags_file: tags by photo, in any form that `open_source` reads, with its marks for unknown and absent
+            tags; photos without a row are left out, and the lists on disk, not the file's split column, say what
+            is in the set. Both are counted in the notes.
         tags_from: without `tags_file`: "XML annotations" (all objects, difficult ones too) or "masks" (each
             class that has a pixel, as the paper's authors did); None takes the annotations where the set has
             them. Only "masks" opens a mask.
@@ -95,11 +96,18 @@ def read_voc(
     notes = _set_notes(rule, ids, masks, extra)
 
     source = _tag_source(ids, rule, home, masks, tags_file, tags_from)
+    unsure: dict[str, tuple[str, ...]] = {}
     if tags_file is not None:
-        tags, more = tags_for(
-            ids, tags_file, VOC_CLASSES, splits=(split, *rule.splits), ignore_unknown=ignore_unknown
+        read, more = tags_for(
+            {i: photos[i] for i in ids},
+            tags_file,
+            VOC_CLASSES,
+            splits=(split, *rule.splits),
+            ignore_unknown=ignore_unknown,
         )
         notes += more
+        tags = {i: row.present for i, row in read.items()}
+        unsure = {i: row.unknown if row.seen else VOC_CLASSES for i, row in read.items()}
     elif source == XML:
         tags = {i: read_annotation(home / "Annotations" / f"{i}.xml") for i in ids}
     elif source == MASKS:
@@ -110,8 +118,8 @@ def read_voc(
         rows = {i: make_tags((), names, unknown=names) for i in ids}
         notes.append("no tags: all unknown")
     else:
-        chosen, more = _choose(tags, names, rule.training, drop_untagged)
-        rows = {i: make_tags(present, names) for i, present in chosen.items()}
+        chosen, more = _choose(tags, names, rule.training, drop_untagged, unsure)
+        rows = {i: make_tags(present, names, unknown=unsure.get(i, ())) for i, present in chosen.items()}
         notes += more
     if not rows:
         raise UserError(f"{home}: no photo is left in the set {split!r}: {'; '.join(notes)}")
@@ -266,14 +274,22 @@ def _tag_source(
 
 
 def _choose(
-    tags: dict[str, tuple[str, ...]], names: Sequence[str], training: bool, drop_untagged: bool | None
+    tags: dict[str, tuple[str, ...]],
+    names: Sequence[str],
+    training: bool,
+    drop_untagged: bool | None,
+    unsure: dict[str, tuple[str, ...]],
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The photos to keep with those of their tags that are in `names`; see `read_voc`, `drop_untagged`."""
+    """The photos to keep with those of their tags that are in `names`; see `read_voc`, `drop_untagged`.
+
+    Photos whose tags of `names` may be there, as far as is known, are neither empty nor of other classes.
+    """
+    maybe = {i for i, here in unsure.items() if not set(here).isdisjoint(names)}
     full = {i: tuple(tag for tag in here if tag != "background") for i, here in tags.items()}
     kept = {i: tuple(tag for tag in here if tag in names) for i, here in full.items()}
     dropped = sum(len(full[i]) - len(kept[i]) for i in full)
-    empty = [i for i in full if not full[i]]
-    others = [i for i in full if full[i] and not kept[i]]
+    empty = [i for i in full if not full[i] and i not in maybe]
+    others = [i for i in full if full[i] and not kept[i] and i not in maybe]
     leave_others = training if drop_untagged is None else drop_untagged
     leave_empty = drop_untagged is True
     notes = []

@@ -17,7 +17,8 @@ from pathlib import Path
 from defusedxml import ElementTree
 
 from milseg.data.sources.labelled import Labelled, Labels
-from milseg.data.sources.photo_files import PhotoFiles, walk, without_suffix
+from milseg.data.sources.names import without_suffix
+from milseg.data.sources.photo_files import PhotoFiles, walk
 from milseg.data.sources.tag_file import read_ids, read_text
 from milseg.data.sources.voc import VOC_CLASSES
 from milseg.data.sources.voc_sets import year_folders
@@ -28,12 +29,11 @@ LISTS = ("Segmentation", "Main")
 FLAGS = ("1", "-1", "0")
 
 
-def read_voc_tree(root: Path, file: Path | None = None, split: str | None = None) -> Labels:
+def read_voc_tree(root: Path, split: str | None = None) -> Labels:
     """The photos of a VOC tree with the tags of their XML files or of the lists of each class.
 
     Args:
         root: a year's folder, one that holds it (the latest year is taken), or a folder of photos and XML.
-        file: as for every reader; not used.
         split: the list in ImageSets that says what is in the set; None takes every photo that has tags.
 
     Raises:
