@@ -6,6 +6,11 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/milseg reproduce digits --out runs/demo --overwrite
+	@echo
+	@echo "milseg is in $(BIN). Type $(BIN)/milseg, or activate it for this shell, and then milseg alone:"
+	@echo "    . $(BIN)/activate"
+	@echo "    milseg predict runs/demo/models/beyond/examples --model runs/demo/models/beyond --out runs/demo/masks"
+	@echo "    milseg --help"
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not shared" -n auto

@@ -36,6 +36,7 @@ from milseg.distributed.launch import is_first, launched
 from milseg.distributed.preemption import STOPPED_STATUS, Stopped
 from milseg.errors import UserError, unknown_name
 from milseg.utils.completion import SHELLS, completion_script
+from milseg.utils.console import set_up_console
 from milseg.utils.files import no_empty_folder
 
 # command words -> (settings, "module:function" that takes them)
@@ -178,13 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupted.
     """
     signal.signal(signal.SIGTERM, _stop)
+    set_up_console()
     # Rules given as module:function may lie in the folder one is in.
     sys.path.insert(0, os.getcwd())
     try:
         words, settings = parse(sys.argv[1:] if arguments is None else arguments)
         if settings is None:
-            sys.stdout.flush()
-            return 0
+            return _flushed()
         if launched() and words not in TOGETHER:
             if not is_first():
                 return 2
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[Any], None] = getattr(importlib.import_module(module), function)
         with no_empty_folder(getattr(settings, "out", None)):
             command(settings)
-        sys.stdout.flush()
+        return _flushed()
     except UsageError as error:
         print(f"{error.command}: {error}\nTry: {error.command} --help", file=sys.stderr)
         return 2
@@ -215,6 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output went away, as `| head` does; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _flushed() -> int:
+    """Status 0, once what was printed has reached its reader."""
+    if sys.stdout is not None:  # closed by `>&-`
+        sys.stdout.flush()
     return 0
 
 

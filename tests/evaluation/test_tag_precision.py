@@ -13,6 +13,7 @@ from milseg.evaluation.tag_precision import (
     average_precisions,
     collapse,
     photo_tag_scores,
+    remedies,
     score_tags,
 )
 
@@ -115,10 +116,25 @@ def test_score_tags_where_nothing_can_be_told_apart() -> None:
 def test_collapse_says_what_and_what_to_try(
     share: dict[str, float], never: tuple[str, ...], start: str | None
 ) -> None:
-    sentence = collapse(found(share, never))
+    advice = remedies(learning_rate=0.001, pretrained=False, mapped=False, without_rows=())
+    sentence = collapse(found(share, never), advice)
     if start is None:
         assert sentence is None
     else:
         assert sentence is not None
         assert sentence.startswith(start)
         assert "--learning-rate" in sentence
+
+
+def test_the_advice_leaves_out_what_was_given() -> None:
+    given = remedies(learning_rate=0.001, pretrained=True, mapped=True, without_rows=())
+    assert given == "Try a --learning-rate below 0.001"
+    assert "--weights imagenet" in remedies(
+        learning_rate=1, pretrained=False, mapped=False, without_rows=["a"]
+    )
+    missing = remedies(learning_rate=1, pretrained=True, mapped=False, without_rows=["quokka"])
+    assert "ILSVRC's names for them by --mapping" in missing
+    assert missing.endswith("no rows to start from for quokka")
+    assert "other rows in the file" in remedies(
+        learning_rate=1, pretrained=True, mapped=True, without_rows=["a"]
+    )

@@ -91,13 +91,31 @@ def score_tags(model: FCN, bags: BagSet, *, longest_side: int | None = None) -> 
     )
 
 
-def collapse(found: TagScores) -> str | None:
+def remedies(*, learning_rate: float, pretrained: bool, mapped: bool, without_rows: Sequence[str]) -> str:
+    """What to try against a collapse, of what was not given.
+
+    Args:
+        learning_rate: the one in use.
+        pretrained: the network started from weights that were given.
+        mapped: --mapping was given.
+        without_rows: classes for which the classifier had no row to start from.
+
+    >>> remedies(learning_rate=0.001, pretrained=True, mapped=False, without_rows=())
+    'Try a --learning-rate below 0.001'
+    """
+    tries = [f"a --learning-rate below {learning_rate:g}"]
+    if not pretrained:
+        tries.append("weights that were pre-trained on images (--weights imagenet)")
+    elif without_rows:
+        names = ", ".join(without_rows)
+        where = "other rows in the file of --mapping" if mapped else "ILSVRC's names for them by --mapping"
+        tries.append(f"{where}, as the score layer has no rows to start from for {names}")
+    return f"Try {' or '.join(tries)}"
+
+
+def collapse(found: TagScores, advice: str) -> str | None:
     """A sentence when the model has collapsed, with what to try; None while it has not."""
     top, share = max(found.predicted_share.items(), key=lambda item: item[1])
-    advice = (
-        "Try a lower --learning-rate, weights that were pre-trained on images (--weights imagenet), or names that "
-        "ILSVRC knows (--mapping), so that the score layer starts from the classifier's rows"
-    )
     if share >= 99 and top == "background":
         return f"all background: {share:.1f} % of the places. {advice}."
     # The background may well cover nearly all of photos of small things; another class hardly does.

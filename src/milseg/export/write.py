@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ from milseg.models.fcn import FCN
 from milseg.models.fuse import fused
 from milseg.utils.files import atomic_path, check_writable, remove_leftovers
 
+log = logging.getLogger("milseg")
+
 OPSET = 18  # the first whose Resize has antialiasing
 
 
@@ -49,7 +52,7 @@ def export_run(options: ExportOptions) -> None:
     model, spec = load_model(local_folder(options.model))
     if spec.inference.random_walk:
         spec = replace(spec, inference=replace(spec.inference, random_walk=0))
-        print("Left out: the walk among places that look alike, which needs the network's inner maps.")
+        log.warning("left out: the random walk, which needs the network's inner maps")
     check_writable(options.out.parent)
     for path in written:
         remove_leftovers(path)
@@ -83,6 +86,7 @@ def metadata(model: FCN, spec: ModelSpec) -> dict[str, str]:
 
 def traced(model: FCN, spec: ModelSpec, *, inner: bool = False) -> torch.export.ExportedProgram:
     """The photo graph by torch.export, for any number of photos of any size."""
+    log.info("tracing the network for photos of any size; this takes from seconds to minutes")
     free = torch.export.Dim.DYNAMIC
     example = torch.zeros(2, 96, 128, 3, dtype=torch.uint8)
     graph = PhotoGraph(fused(model, one_call=False), spec, inner=inner).requires_grad_(False)
@@ -93,8 +97,10 @@ def traced(model: FCN, spec: ModelSpec, *, inner: bool = False) -> torch.export.
 def onnx_model(model: FCN, spec: ModelSpec) -> Any:
     """The photo graph as an `onnx.ModelProto`, metadata included."""
     with quiet("torch.onnx"):
+        graph = traced(model, spec, inner=True)
+        log.info("translating the network to ONNX; this takes from seconds to minutes")
         program = torch.onnx.export(
-            traced(model, spec, inner=True),
+            graph,
             dynamo=True,
             opset_version=OPSET,
             input_names=["photo"],
@@ -139,7 +145,9 @@ def write_onnx(model: FCN, spec: ModelSpec, out: Path) -> None:
 def write_int8(model: FCN, spec: ModelSpec, out: Path, photos: Sequence[UInt8]) -> None:
     """An ONNX file whose network computes in 8 bits; says how far its masks of these photos are those in float32."""
     exact = onnx_model(model, spec)
+    log.info(f"measuring the network's inner maps on {len(photos)} photos, for their scales in 8 bits")
     rough = quantize(exact, photos)
+    log.info(f"comparing the masks of {len(photos)} photos in 8 bits with those in float32")
     same, worst = agreement(exact, rough, photos)
     with atomic_path(out) as temporary:
         temporary.write_bytes(rough.SerializeToString())
@@ -155,6 +163,7 @@ def write_openvino(model: FCN, spec: ModelSpec, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=_half_of(out)) as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(onnx_model(model, spec).SerializeToString())
+        log.info("translating the network to OpenVINO")
         converted = openvino_model(source)
         for key, text in metadata(model, spec).items():
             converted.set_rt_info(text, ["milseg", key])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -38,6 +38,8 @@ from milseg.inference.prediction_files import (
 from milseg.inference.segmenter import Segmentation, Segmenter, load
 from milseg.utils.files import claim_folder, remove_halves, write_json
 from milseg.utils.parallel import one_thread, prefetch_map, processors
+
+log = logging.getLogger("milseg")
 
 SHOWN = 10
 # Photos that are decoded at once hold no more pixels together, or there is one alone.
@@ -265,12 +267,11 @@ def _known_tags(options: PredictOptions, classes: Sequence[str], photos: Sequenc
         ignore_unknown=options.ignore_unknown_tags,
     )
     for note in known.notes:
-        print(f"milseg: {note}", file=sys.stderr)
+        log.warning(note)
     free = len(photos) - len(known.allowed)
     if free:
-        print(
-            f"milseg: {free} photos have no row in {options.tags}, or one that says nothing, and are predicted freely",
-            file=sys.stderr,
+        log.warning(
+            f"{free} photos have no row in {options.tags}, or one that says nothing, and are predicted freely"
         )
     return known
 
@@ -365,6 +366,6 @@ def _row(photo: PhotoFile, found: Segmentation, present: Sequence[str] | None) -
 
 def _tell_failed(failed: Mapping[str, str]) -> None:
     for message in list(failed.values())[:SHOWN]:
-        print(f"milseg: left out: {message}", file=sys.stderr)
+        log.warning(f"left out: {message}")
     if len(failed) > SHOWN:
-        print(f"milseg: ... and {len(failed) - SHOWN} more; failed.csv names them all", file=sys.stderr)
+        log.warning(f"... and {len(failed) - SHOWN} more; failed.csv names them all")

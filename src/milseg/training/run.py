@@ -38,7 +38,7 @@ from milseg.distributed.collectives import (
     total,
 )
 from milseg.errors import UserError
-from milseg.evaluation.tag_precision import TagScores, collapse, score_tags
+from milseg.evaluation.tag_precision import TagScores, collapse, remedies, score_tags
 from milseg.figures import curves, figure1
 from milseg.inference.model_folder import load_model, save_model
 from milseg.inference.segmenter import Segmenter
@@ -136,7 +136,15 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
         _say(plan, bags, train, held, report, device)
     seen_by_all(out / "train.yaml")
     asked = options.rounds is not None
-    stages, notes = _train(model, plan, train, held, out, device, stored is not None, progress, asked=asked)
+    advice = remedies(
+        learning_rate=plan.recipe.stages[0].learning_rate,
+        pretrained=options.weights != "none",
+        mapped=options.mapping is not None,
+        without_rows=report.without_rows,
+    )
+    stages, notes = _train(
+        model, plan, train, held, out, device, stored is not None, progress, asked=asked, advice=advice
+    )
     with errors_on_all_ranks():
         if is_main():
             plan = replace(plan, recipe=replace(plan.recipe, stages=stages))
@@ -213,6 +221,7 @@ def _train(
     progress: bool,
     *,
     asked: bool,
+    advice: str,
 ) -> tuple[tuple[TrainConfig, ...], list[str]]:
     """The rule first, then each round on the masks that the model made before it.
 
@@ -221,6 +230,7 @@ def _train(
     others.
     """
     looker = ModelSelector(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
+    looker.advice = advice
     before = 0
     for number, config in enumerate(plan.recipe.stages):
         bags = train
@@ -276,6 +286,7 @@ class ModelSelector:
         self, plan: Plan, shown: BagSet, held_out: bool, model: FCN, out: Path, *, resume: bool
     ) -> None:
         self.plan, self.scored_on, self.held_out, self.model, self.out = plan, shown, held_out, model, out
+        self.advice = ""
         self.shown = shown.take(range(min(SAMPLES, len(shown))))
         self.rows: list[dict[str, Any]] = _read_json(out / "selection.json") if resume else []
         if is_main():
@@ -292,7 +303,7 @@ class ModelSelector:
             scored = self.scored_on if self.held_out else self.shown
             found = score_tags(self.model, scored, longest_side=config.longest_side)
             _draw_samples(self.model, self.shown, self.plan, self.out / "samples" / f"step-{now:06d}.png")
-        warning = collapse(found)
+        warning = collapse(found, self.advice)
         row = _selection_row(now, found, warning, stage=stage, held=self.held_out)
         row["kept"] = _better(row, self.rows)
         self.rows.append(row)
