@@ -14,8 +14,7 @@ from milseg.data.image import UInt8, open_photo
 from milseg.figures import curves, figure1, loss_map_figure, mask_picture, score_bars
 
 CLASSES = ["background", "cat", "dog", "horse"]
-# VOC's colours to the power of 0.6: 128 becomes 255 * (128 / 255) ** 0.6 = 168.6.
-RED, GREEN = (169, 0, 0), (0, 169, 0)
+CAT, DOG, HORSE = (230, 159, 0), (86, 180, 233), (0, 158, 115)  # Okabe's and Ito's first three
 
 
 def count(picture: UInt8, colour: tuple[int, int, int]) -> int:
@@ -31,8 +30,8 @@ def scene(number: int, height: int = 60, width: int = 80) -> tuple[UInt8, UInt8,
 
 
 def test_mask_picture_stripes_void() -> None:
-    picture = mask_picture(np.array([[0, 1, 255, 255, 255, 255]], dtype=np.uint8))
-    assert picture[0, :2].tolist() == [[0, 0, 0], list(RED)]
+    picture = mask_picture(np.array([[0, 1, 255, 255, 255, 255]], dtype=np.uint8), CLASSES)
+    assert picture[0, :2].tolist() == [[0, 0, 0], list(CAT)]
     assert {tuple(pixel) for pixel in picture[0, 2:].tolist()} == {(255, 255, 255), (190, 190, 190)}
 
 
@@ -45,17 +44,17 @@ def test_figure1_columns_colours_and_legend(tmp_path: Path) -> None:
     assert count(photos, (10, 200, 240)) > 100_000
     assert count(truths, (10, 200, 240)) == count(outputs, (10, 200, 240)) == 0
     for column in (truths, outputs):
-        assert count(column, RED) > 10_000
-        assert count(column, GREEN) > 10_000
+        assert count(column, CAT) > 10_000
+        assert count(column, DOG) > 10_000
     # Void is in the truth column (besides its legend patch, which is small).
     assert count(truths, (190, 190, 190)) > 3_000 > count(outputs, (190, 190, 190))
-    # Rows in the order given: red above green.
-    assert np.argwhere((truths == RED).all(-1))[0, 0] < np.argwhere((truths == GREEN).all(-1))[0, 0]
+    # Rows in the order given: the cat above the dog.
+    assert np.argwhere((truths == CAT).all(-1))[0, 0] < np.argwhere((truths == DOG).all(-1))[0, 0]
     # The legend, below the pictures, has the classes that appear and no others.
     strip = picture[-70:]
-    assert count(strip, RED) > 50
-    assert count(strip, GREEN) > 50
-    assert count(strip, (169, 169, 0)) == 0
+    assert count(strip, CAT) > 50
+    assert count(strip, DOG) > 50
+    assert count(strip, HORSE) == 0
 
 
 def test_figure1_with_more_columns_and_mixed_sizes(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_loss_map_figure_draws_the_taught_classes_and_marks_the_places(tmp_path:
     two, three = open_photo(tmp_path / "two.png"), open_photo(tmp_path / "three.png")
     assert two.shape[1] < three.shape[1]
     # On the photo the mark of dog is green and lies in the last cell: right of the middle, below it.
-    where = np.argwhere((two == GREEN).all(-1))
+    where = np.argwhere((two == DOG).all(-1))
     inside = np.argwhere((two == (200, 60, 220)).all(-1))
     assert len(where) > 20
     assert (where.mean(axis=0) > inside.mean(axis=0)).all()

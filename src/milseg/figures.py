@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from milseg.data.bags import VOID
 from milseg.data.image import UInt8
-from milseg.data.masks import legend, palette
+from milseg.data.overlay import legend, mask_colours
 from milseg.utils.files import atomic_path
 
 _DPI = 150
@@ -65,14 +65,14 @@ def figure1(
             axes = figure.add_axes(box)
             axes.set_axis_off()
             if column:
-                axes.imshow(mask_picture(picture), interpolation="nearest")
+                axes.imshow(mask_picture(picture, classes), interpolation="nearest")
             else:
                 axes.imshow(picture)
             if top == height - _TITLE:
                 axes.set_title(titles[column], fontsize=_FONT + 1, pad=5)
         top -= row_height + _GAP
     figure.legend(
-        handles=[_patch(number, name) for number, name, _ in entries],
+        handles=[_patch(number, name, colour) for number, name, colour in entries],
         loc="lower center",
         ncols=columns,
         frameon=False,
@@ -84,12 +84,9 @@ def figure1(
     _save(figure, path)
 
 
-def mask_picture(mask: UInt8) -> UInt8:
-    """Class colours of a mask uint8 [H, W] as uint8 [H, W, 3]; void in white and grey stripes.
-
-    The colours are VOC's, made lighter: its dark red and dark green are hard to tell from the background.
-    """
-    picture = _colours()[mask]
+def mask_picture(mask: UInt8, classes: Sequence[str]) -> UInt8:
+    """Return a mask uint8 [H, W] in its classes' colours, uint8 [H, W, 3]; void in white and grey stripes."""
+    picture = mask_colours(classes)[mask]
     stripe = max(2, round(max(mask.shape) / 60))
     diagonal = np.arange(mask.shape[0])[:, None] + np.arange(mask.shape[1])
     grey = diagonal // stripe % 2 == 0
@@ -186,7 +183,7 @@ def loss_map_figure(
     for axes in grid.flat:
         axes.set_axis_off()
     extent = (0, wide, high, 0)
-    colours = _colours() / 255.0
+    colours = mask_colours(classes) / 255.0
     first, *panels = grid.flat
     first.imshow(photo, extent=extent)
     first.set_title("input", fontsize=_FONT)
@@ -268,15 +265,10 @@ def _save(figure: Figure, path: Path, *, tight: bool = False) -> None:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
 
 
-def _colours() -> UInt8:
-    """VOC's palette, lighter by a power of 0.6: black stays, 64 becomes 111, 128 becomes 169."""
-    return np.rint(255.0 * (palette() / 255.0) ** 0.6).astype(np.uint8)
-
-
-def _patch(number: int, name: str) -> Patch:
+def _patch(number: int, name: str, colour: tuple[int, int, int]) -> Patch:
     if number == VOID:
         return Patch(facecolor="white", edgecolor=str(_GREY / 255), hatch="/////", label=name)
-    red, green, blue = (_colours()[number] / 255.0).tolist()
+    red, green, blue = (channel / 255.0 for channel in colour)
     return Patch(facecolor=(red, green, blue), edgecolor="0.4", linewidth=0.5, label=name)
 
 

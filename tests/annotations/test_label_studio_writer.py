@@ -65,7 +65,7 @@ def test_the_configuration_names_what_the_tasks_name(tmp_path: Path) -> None:
     assert (root.tag, image.attrib["name"], image.attrib["value"]) == ("View", "photo", "$image")
     assert brush.attrib == {"name": "mask", "toName": "photo"}
     labels = [(label.attrib["value"], label.attrib["background"]) for label in brush]
-    assert labels == [('a<b> & "c"', "#800000"), ("dog", "#008000")]
+    assert labels == [('a<b> & "c"', "#e69f00"), ("dog", "#56b4e9")]
     (task,) = read_json(tmp_path / "labelstudio.json")
     results = task["predictions"][0]["result"]
     assert {(r["from_name"], r["to_name"]) for r in results} == {("mask", "photo")}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from milseg.data.image import UInt8, open_mask
-from milseg.data.masks import legend, overlay, palette, voc_results, write_mask
+from milseg.data.masks import palette, voc_results, write_mask
 from milseg.data.sources.voc import VOC_CLASSES
 from milseg.errors import UserError
 
@@ -98,31 +98,6 @@ def test_a_mask_that_fails_half_way_leaves_the_old_one(
 def test_write_mask_takes_uint8_maps_only(tmp_path: Path, wrong: UInt8) -> None:
     with pytest.raises(ValueError, match=r"uint8 \[H, W\]"):
         write_mask(tmp_path / "a.png", wrong)
-
-
-def test_overlay_by_hand() -> None:
-    photo = np.full((1, 3, 3), 100, dtype=np.uint8)
-    mask = mask_of([[0, 1, 255]])
-    tinted = overlay(photo, mask, ["background", "cat"], alpha=0.5)
-    assert tinted.dtype == np.uint8
-    # 0.5 * 100 + 0.5 * (128, 0, 0) = (114, 50, 50); void: 0.5 * 100 + 0.5 * 255 = 177.5, to the even 178.
-    assert tinted.tolist() == [[[100, 100, 100], [114, 50, 50], [178, 178, 178]]]
-    assert overlay(photo, mask, ["cat", "dog"], alpha=1.0)[0, 0].tolist() == [0, 0, 0]
-    np.testing.assert_array_equal(overlay(photo, mask, ["background", "cat"], alpha=0.0), photo)
-    assert (photo == 100).all()
-
-
-def test_overlay_refuses_what_does_not_fit() -> None:
-    photo = np.zeros((2, 3, 3), np.uint8)
-    with pytest.raises(ValueError, match="differ"):
-        overlay(photo, np.zeros((3, 2), np.uint8), ["background"])
-    with pytest.raises(ValueError, match="alpha"):
-        overlay(photo, np.zeros((2, 3), np.uint8), ["background"], alpha=1.5)
-
-
-def test_legend_names_what_appears_in_any_mask() -> None:
-    rows = legend([mask_of([[0, 255]]), mask_of([[2, 0]])], ["background", "cat", "dog"])
-    assert rows == [(0, "background", (0, 0, 0)), (2, "dog", (0, 128, 0)), (255, "void", (224, 224, 192))]
 
 
 IDS = ["2008_000006", "2008_000011"]

@@ -12,7 +12,7 @@ from milseg.annotations.coco import write_list
 from milseg.annotations.rle import label_studio_rle
 from milseg.annotations.writer import Prediction, Writer
 from milseg.data.image import UInt8
-from milseg.data.masks import palette
+from milseg.data.overlay import mask_colours
 from milseg.utils.files import atomic_path, write_text
 
 # Files below the folder that Label Studio serves (its LOCAL_FILES_DOCUMENT_ROOT).
@@ -125,8 +125,8 @@ class LabelStudioWriter(Writer):
         return [path, config]
 
     def config(self) -> str:
-        """The labeling configuration, XML: a brush for each class, in the colours of the PNG masks."""
-        colours = palette()
+        """The labeling configuration, XML: a brush for each class, in the colours of the overlays."""
+        colours = mask_colours(self.classes)
         lines = [
             "<View>",
             f'  <Image name={quoteattr(self.to_name)} value="$image" zoom="true"/>',

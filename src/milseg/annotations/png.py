@@ -10,7 +10,8 @@ from PIL import Image
 
 from milseg.annotations.writer import Prediction, Writer
 from milseg.data.image import MAX_PIXELS, open_photo
-from milseg.data.masks import overlay, write_mask
+from milseg.data.masks import write_mask
+from milseg.data.overlay import overlay
 from milseg.errors import unknown_name
 from milseg.utils.files import atomic_path
 

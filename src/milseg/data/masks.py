@@ -1,4 +1,4 @@
-"""Write masks: palette PNGs in PASCAL VOC's colours, overlays on photos, and VOC test results."""
+"""Write masks: palette PNGs in PASCAL VOC's colours, and VOC test results."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import gzip
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from milseg.data.bags import VOID
 from milseg.data.image import UInt8
 from milseg.data.sources.voc import VOC_CLASSES
 from milseg.errors import UserError, unknown_name
@@ -69,72 +67,6 @@ def mask_image(mask: UInt8) -> Image.Image:
     image = Image.fromarray(mask)
     image.putpalette(palette().tobytes())  # L becomes P; the values stay
     return image
-
-
-def legend(
-    mask: UInt8 | Iterable[UInt8], classes: Sequence[str]
-) -> list[tuple[int, str, tuple[int, int, int]]]:
-    """Number, name and colour of each class that appears in one mask or in several; void is last.
-
-    >>> legend(np.array([[0, 2]], dtype=np.uint8), ["background", "cat", "dog"])
-    [(0, 'background', (0, 0, 0)), (2, 'dog', (0, 128, 0))]
-    """
-    masks = [mask] if isinstance(mask, np.ndarray) else mask
-    seen: set[int] = set()
-    for one in masks:
-        seen.update(np.unique(one).tolist())
-    rows: list[tuple[int, str, tuple[int, int, int]]] = []
-    for number in sorted(seen):
-        name = "void" if number == VOID else classes[number] if number < len(classes) else f"number {number}"
-        red, green, blue = palette()[number].tolist()
-        rows.append((number, name, (red, green, blue)))
-    return rows
-
-
-def overlay(photo: UInt8, mask: UInt8, classes: Sequence[str], *, alpha: float = 0.5) -> UInt8:
-    """Tint the photo with the classes' colours; background stays clear, void goes to white.
-
-    Args:
-        photo: uint8 [H, W, 3].
-        mask: uint8 [H, W], class numbers and 255 for void.
-        classes: the mask's classes; number 0 stays clear where it is named "background".
-        alpha: share of the colour, 0 to 1.
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        ValueError: mask and photo differ in size, or alpha is outside 0 to 1.
-    """
-    if photo.shape[:2] != mask.shape:
-        raise ValueError(f"photo [H, W] = {list(photo.shape[:2])} and mask {list(mask.shape)} differ")
-    if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha is {alpha}; expected 0 to 1")
-    clear = bool(classes) and classes[0] == "background"
-    tinted = np.empty_like(photo)
-    # In bands: an index takes eight bytes a pixel.
-    step = max(1, BLOCK // mask.shape[1])
-    for start in range(0, len(mask), step):
-        rows = slice(start, start + step)
-        number = mask[rows].astype(np.intp) << 8
-        for channel, table in enumerate(_tints(alpha, clear)):
-            np.take(table, number + photo[rows, :, channel], out=tinted[rows, :, channel])
-    return tinted
-
-
-@lru_cache(maxsize=4)
-def _tints(alpha: float, clear: bool) -> tuple[UInt8, ...]:
-    """For each channel the tinted value of every number and value, uint8 [256 * 256]."""
-    colours = palette()
-    colours[VOID] = 255
-    values = np.arange(256)
-    found = []
-    for channel in range(3):
-        table = np.rint((1.0 - alpha) * values[None] + alpha * colours[:, channel, None]).astype(np.uint8)
-        if clear:
-            table[0] = values
-        found.append(table.ravel())
-    return tuple(found)
 
 
 def class_counts(mask: UInt8) -> NDArray[np.int64]:

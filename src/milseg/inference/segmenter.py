@@ -21,7 +21,8 @@ from milseg.data.image import (
     as_rgb,
     open_photo,
 )
-from milseg.data.masks import class_counts, overlay
+from milseg.data.masks import class_counts
+from milseg.data.overlay import overlay
 from milseg.errors import UserError, unknown_name
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import ModelSpec, load_model
@@ -70,7 +71,7 @@ class Segmentation:
     photo: UInt8
 
     def overlay(self, *, alpha: float = 0.5) -> UInt8:
-        """The photo under its mask's colours, uint8 [H, W, 3]."""
+        """Return the photo tinted with the classes' colours, with their names on it, uint8 [H, W, 3]."""
         return overlay(self.photo, self.mask, self.classes, alpha=alpha)
 
     def probabilities(self) -> NDArray[np.float32]:
