@@ -1,5 +1,6 @@
 """What a user can set: one frozen dataclass a command; nothing heavy is imported, so that `--help` is quick."""
 
+from milseg.config.compare import CompareOptions
 from milseg.config.configs import (
     EARLIER,
     PRECISIONS,
@@ -19,7 +20,7 @@ from milseg.config.reproduce import DigitsOptions, VocOptions, VocResultsOptions
 from milseg.config.serve import ServeOptions
 from milseg.config.shard import ShardOptions
 from milseg.config.source import ShardReading, SourceOptions
-from milseg.config.train import CheckOptions, CompareOptions, TrainOptions
+from milseg.config.train import CheckOptions, TrainOptions
 
 __all__ = [
     "EARLIER",
