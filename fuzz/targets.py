@@ -21,8 +21,8 @@ from milseg import cli
 from milseg.config.source import ShardReading
 from milseg.data.image import open_mask, open_photo
 from milseg.data.shards.index import read_index, scan_shard
-from milseg.data.sources.ground_truth import read_labels
 from milseg.data.sources.known_tags import read_known_tags
+from milseg.data.sources.mask_names import read_labels
 from milseg.data.sources.open import open_source
 from milseg.data.sources.tag_file import read_ids
 from milseg.data.sources.voc import read_annotation

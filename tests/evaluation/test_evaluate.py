@@ -3,7 +3,9 @@
 import json
 import math
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from milseg.data.masks import write_mask
-from milseg.data.sources.ground_truth import read_labels
+from milseg.data.sources.mask_names import read_labels
 from milseg.errors import UserError
-from milseg.evaluation.confusion import Evaluation, Scores, confusion, scores_from
-from milseg.evaluation.evaluate import evaluate_folder
+from milseg.evaluation.confusion import Evaluation, PhotoCounts, Scores, confusion, scores_from
+from milseg.evaluation.folders import evaluate_folder
 
 CLASSES = ["background", "cat", "dog"]
 # One void pixel in the truth, one in the prediction.
@@ -111,7 +113,8 @@ def test_merged_parts_equal_one_pass_and_the_pure_functions(
     pure = confusion(joined[0], joined[1], classes)
     np.testing.assert_array_equal(whole.matrix, pure)
     np.testing.assert_array_equal(merged.matrix, pure)
-    assert repr(merged.compute()) == repr(whole.compute()) == repr(scores_from(pure, names, len(parts)))
+    assert repr(merged.compute()) == repr(whole.compute())
+    assert repr(replace(whole.compute(), by_photo=None)) == repr(scores_from(pure, names, len(parts)))
 
 
 @given(seed=st.integers(0, 999))
@@ -150,6 +153,33 @@ def test_mean_iu_is_of_the_whole_set_not_of_each_photo() -> None:
     evaluation.update([[0, 0, 0]], [[1, 1, 0]])
     # cat: 1 of 3; background: 1 of 3.
     assert evaluation.compute().mean_iu == pytest.approx(100 / 3)
+
+
+def test_what_single_photos_show() -> None:
+    """A tenth of ten pixels is enough; a tenth of twenty is two. Void counts for nothing."""
+    evaluation = Evaluation(CLASSES)
+    ten, twenty = [1] * 10 + [0] * 5, [2] * 20
+    evaluation.update([1] + [0] * 14, ten)  # one of ten: not nearly empty
+    evaluation.update([2] + [0] * 19, twenty)  # one of twenty: nearly empty, but no tag without a pixel
+    evaluation.update([2] * 10 + [0] * 5, ten)  # the wrong class: not empty, and no pixel of the cat
+    evaluation.update([0, 0, 1], [0, 0, 0])  # a clean photo with a mask
+    evaluation.update([0, 255, 1], [0, 0, 255])  # a clean photo without one
+    evaluation.update([1], [255])  # nothing is known of it
+    counts = evaluation.compute().by_photo
+    assert counts == PhotoCounts(
+        with_things=3, nearly_empty=1, tags=3, tags_without_pixel=1, clean=2, false_alarms=1
+    )
+    assert counts is not None
+    assert counts.to_json() == {
+        "nearly_empty": {"count": 1, "of": 3, "share": pytest.approx(100 / 3)},
+        "tags_without_pixel": {"count": 1, "of": 3, "share": pytest.approx(100 / 3)},
+        "false_alarms": {"count": 1, "of": 2, "share": 50.0},
+    }
+    table = evaluation.compute().table()
+    assert "| photos with a nearly empty mask (1 of 3) | 33.33 |" in table
+    assert "| tags without a pixel (1 of 3) | 33.33 |" in table
+    assert "| clean photos with a mask (1 of 2) | 50.00 |" in table
+    assert Evaluation(CLASSES).compute().to_json()["by_photo"]["false_alarms"]["share"] is None
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32, np.int64])
@@ -252,10 +282,15 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return predictions, truth
 
 
+def scores_alone(*folders: Path, **given: Any) -> Scores:
+    """What the confusion matrix of the set gives."""
+    return replace(evaluate_folder(*folders, **given), by_photo=None)
+
+
 def test_folder_agrees_with_the_pure_functions(folders: tuple[Path, Path]) -> None:
     matrix = confusion(PREDICTION, TRUTH, 3) + confusion([[2, 2]], [[2, 0]], 3)
-    assert evaluate_folder(*folders) == scores_from(matrix, CLASSES, 2)
-    assert evaluate_folder(*folders, classes=CLASSES, names=["a"]) == scores_from(
+    assert scores_alone(*folders) == scores_from(matrix, CLASSES, 2)
+    assert scores_alone(*folders, classes=CLASSES, names=["a"]) == scores_from(
         confusion(PREDICTION, TRUTH, 3),
         CLASSES,
         1,
@@ -282,8 +317,8 @@ def test_folder_reads_the_truths_own_labels(folders: tuple[Path, Path]) -> None:
     put(truth, "sub/a.png", [[1, 0]])
     (truth / "labels.json").write_text(json.dumps(labels))
     expected = confusion(PREDICTION, TRUTH, 3) + confusion([[2, 2]], [[2, 0]], 3)
-    assert evaluate_folder(predictions, truth) == scores_from(expected, CLASSES, 2)
-    assert evaluate_folder(predictions, truth, truth_classes=labels["classes"]) == scores_from(
+    assert scores_alone(predictions, truth) == scores_from(expected, CLASSES, 2)
+    assert scores_alone(predictions, truth, truth_classes=labels["classes"]) == scores_from(
         expected, CLASSES, 2
     )
 

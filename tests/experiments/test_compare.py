@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from milseg.config import CompareOptions
-from milseg.data.bags import BagSet
+from milseg.config import CompareOptions, EvaluateOptions
+from milseg.data.bags import BagSet, load_mask
 from milseg.data.masks import write_mask
 from milseg.data.sources.evaluation_set import evaluation_bags
 from milseg.errors import UserError
@@ -84,7 +84,8 @@ def test_rules_seeds_and_rounds_each_have_a_row(source: Path) -> None:
     for row, folder in ((rows[0], "max-0"), (rows[1], "max-0/round-1")):
         model = load(out / "runs" / folder / "model", device="cpu")
         assert model.spec.supervision == row["supervision"]
-        val = evaluation_bags(source, model.classes, truth=source.parent / "truth", split="val")
+        given = EvaluateOptions(source=source, truth=source.parent / "truth", split="val")
+        val = evaluation_bags(given, model.classes)
         found = evaluate_segmenter(model, val, progress=False).to_json()["mean_iu"]
         assert found == pytest.approx(row["mean_iu"]["refined"])
     text = (out / "compare.md").read_text()
@@ -225,3 +226,68 @@ def test_a_voc_tree_whose_tag_file_names_its_photos_otherwise(small_voc: SmallVo
     tag_file.write_text("image,tags,split\n" + "".join(rows))  # v0 is to be scored as well
     with pytest.raises(UserError, match="1 photos to score are learned from too, such as v0"):
         compare(replace(given, overwrite=True), progress=False)
+
+
+def test_tags_elsewhere_are_read_for_the_photos_to_score_too(source: Path) -> None:
+    tags = (source / "tags.csv").rename(source.parent / "elsewhere.csv")
+    (row,) = compare(options(source, tags=tags, rules=("oracle",), max_steps=1), progress=False)
+    assert (row["photos"], row["supervision"]) == (4, "pixel masks")
+
+
+@pytest.mark.parametrize("how", ["labels", "values"])
+def test_the_oracle_learns_from_the_masks_as_they_are_numbered(
+    source: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The same masks, dog before cat: what the oracle is taught must be the same."""
+    import milseg.experiments.compare as module
+
+    taught: list[list[list[int]]] = []
+    train = module.fit
+
+    def fit(model: FCN, bags: BagSet, *given: Any, **more: Any) -> Any:
+        taught.append([np.unique(load_mask(bag, bags)).tolist() for bag in bags.bags])
+        return train(model, bags, *given, **more)
+
+    monkeypatch.setattr(module, "fit", fit)
+    given = options(source, rules=("oracle",), max_steps=1)
+    compare(given, progress=False)
+    (source.parent / "truth" / "labels.json").unlink()
+    for path in (source.parent / "truth").iterdir():
+        mask = np.array(Image.open(path))
+        write_mask(path, np.array([0, 2, 1], dtype=np.uint8)[mask])
+    labels = source.parent / "other.json"
+    labels.write_text('{"classes": ["background", "dog", "cat"]}')
+    named: dict[str, Any] = (
+        {"truth_labels": str(labels)}
+        if how == "labels"
+        else {"truth_values": ("0=background", "2=cat", "1=dog")}
+    )
+    compare(replace(given, out=source.parent / "again", **named), progress=False)
+    assert taught[0] == taught[1]
+    assert sorted({tuple(values) for values in taught[0]}) == [(0, 1), (0, 2)]
+    with pytest.raises(UserError, match="the masks do not show what the tags say: of 8 photos with one tag"):
+        compare(replace(given, out=source.parent / "no"), progress=False)
+
+
+def test_nothing_held_out(source: Path) -> None:
+    (row,) = compare(options(source, rules=("max",), hold_out=0.0), progress=False)
+    assert row["tag_average_precision"] is None
+    assert row["mean_iu"]["prior"] is None
+    assert row["mean_iu"]["refined"] is not None
+    text = (source.parent / "out" / "compare.md").read_text()
+    assert "- No photo was held out: there is no tag AP, and no prior" in text
+    several = options(source, hold_out=0.0, learning_rates=(1e-3, 1e-2), overwrite=True)
+    with pytest.raises(UserError, match=r"--learning-rates 0\.001,0\.01: .* --hold-out 0 of 8 photos"):
+        compare(several, progress=False)
+
+
+def test_single_photos_are_told_beside_mean_iu(source: Path) -> None:
+    (row,) = compare(options(source, rules=("max",)), progress=False)
+    assert set(row["by_photo"]) == set(row["mean_iu"])
+    assert row["by_photo"]["refined"]["nearly_empty"]["of"] == 4
+    text = (source.parent / "out" / "compare.md").read_text()
+    assert (
+        "| Rule | photos with a nearly empty mask | tags without a pixel | clean photos with a mask |" in text
+    )
+    count = row["by_photo"]["refined"]["tags_without_pixel"]["count"]
+    assert f"| {count} of 4 ({25 * count:.1f} %) | - |" in text

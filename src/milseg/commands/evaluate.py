@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 
 from milseg.config import READINGS, EvaluateOptions
-from milseg.config.source import ShardReading
-from milseg.data.sources.evaluation_set import evaluation_bags
-from milseg.data.sources.ground_truth import read_labels
+from milseg.data.sources.evaluation_set import evaluation_bags, truth_names
+from milseg.data.sources.mask_names import given_names
 from milseg.data.sources.tag_file import read_ids
 from milseg.distributed.collectives import process_group
 from milseg.distributed.launch import is_first
 from milseg.errors import UserError, unknown_name
 from milseg.evaluation.confusion import Scores
-from milseg.evaluation.evaluate import evaluate_folder, evaluate_model, evaluate_segmenter
+from milseg.evaluation.evaluate import evaluate_model, evaluate_segmenter
+from milseg.evaluation.folders import evaluate_folder
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import load_model
 from milseg.inference.segmenter import Segmenter
@@ -30,7 +30,7 @@ def evaluate(options: EvaluateOptions) -> None:
         _refuse(options, ("tags", "split", "kind", "year", "sbd"), "--model")
         scores, about = _evaluate_folders(options)
     elif all(model) and not options.pred:
-        _refuse(options, ("labels", "names"), "--pred")
+        _refuse(options, ("labels", "names", "pred_values"), "--pred")
         with process_group(options.device) as device:
             scores, about = _evaluate_model(options, device)
     else:
@@ -51,7 +51,7 @@ def _refuse(options: EvaluateOptions, names: tuple[str, ...], only_with: str) ->
     """Stop where an option is given that would change nothing."""
     for name in names:
         if getattr(options, name) is not None:
-            raise UserError(f"--{name} goes with {only_with} alone; leave it out")
+            raise UserError(f"--{name.replace('_', '-')} goes with {only_with} alone; leave it out")
 
 
 def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]:
@@ -60,8 +60,10 @@ def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]
     scores = evaluate_folder(
         options.pred,
         options.truth,
-        classes=read_labels(options.labels) if options.labels else None,
-        truth_classes=options.truth_labels,
+        classes=given_names(options.labels, options.pred_values, "--labels", "--pred-values"),
+        truth_classes=given_names(
+            options.truth_labels, options.truth_values, "--truth-labels", "--truth-values"
+        ),
         names=read_ids(options.names) if options.names else None,
     )
     about = {"predictions": str(options.pred), "truth": str(options.truth)}
@@ -70,26 +72,11 @@ def _evaluate_folders(options: EvaluateOptions) -> tuple[Scores, dict[str, str]]
 
 def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Scores, dict[str, str]]:
     assert options.model is not None
-    assert options.source is not None
     if options.reading not in READINGS:
         raise unknown_name("reading", options.reading, READINGS)
-    if options.truth_labels is not None and options.truth is None:
-        raise UserError(
-            "--truth-labels goes with --truth alone; leave it out, or give the folder of true masks"
-        )
+    truth_names(options)  # a mistake in them is told before the model is loaded
     model, spec = load_model(local_folder(options.model))
-    bags = evaluation_bags(
-        options.source,
-        spec.classes,
-        truth=options.truth,
-        truth_classes=options.truth_labels,
-        tags=options.tags,
-        split=options.split,
-        kind=options.kind,
-        year=options.year,
-        sbd=options.sbd,
-        shards=ShardReading.of(options),
-    )
+    bags = evaluation_bags(options, spec.classes)
     model.to(device)
     if options.reading == "scores":
         # The masks that `milseg predict` writes, so that both ways to a score agree.

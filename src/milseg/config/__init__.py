@@ -12,6 +12,7 @@ from milseg.config.configs import (
     check_seed,
     overridden,
     seconds_of,
+    shared_settings,
 )
 from milseg.config.evaluate import EvaluateOptions
 from milseg.config.export import EXPORT_SUFFIXES, ExportOptions
@@ -49,4 +50,5 @@ __all__ = [
     "check_seed",
     "overridden",
     "seconds_of",
+    "shared_settings",
 ]

@@ -18,6 +18,8 @@ class CompareOptions(SourceOptions):
         source: photos with tags, as `milseg train` takes them; or digits, scenes made here.
         truth: folder of true masks to score on; only scoring opens it.
         truth_labels: class names of the true masks: voc, or a JSON file; none: labels.json there, else the tags.
+        truth_values: what each value of the true masks means, such as 0=background,255=cat, in place of names in
+            order; void names what is not scored.
         val_split: photos to score on, where the source has splits and masks of its own.
         rules: names with commas, options in parentheses; oracle learns from the masks, cam is a class activation map
             with the best threshold.
@@ -40,6 +42,7 @@ class CompareOptions(SourceOptions):
 
     truth: Path | None = None
     truth_labels: str | None = None
+    truth_values: tuple[str, ...] | None = None
     val_split: str | None = None
     rules: tuple[str, ...] = ("max", "log-sum-exp-probs(absent=1)", "weighted-pooling")
     seeds: tuple[int, ...] = (0,)

@@ -154,6 +154,20 @@ def seconds_of(text: str) -> float:
 Options = TypeVar("Options")
 
 
+def shared_settings(kind: type[Options], options: object, **changes: Any) -> Options:
+    """Settings of one command from those of another: every field that both have, by name, and then the changes.
+
+    >>> from milseg.config import CompareOptions, EvaluateOptions
+    >>> given = CompareOptions(source=Path("photos"), tags=Path("tags.csv"), split="train")
+    >>> found = shared_settings(EvaluateOptions, given, split="val")
+    >>> found.tags.name, found.split
+    ('tags.csv', 'val')
+    """
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    common = {name: value for name, value in vars(options).items() if name in known}
+    return kind(**{**common, **changes})
+
+
 def overridden(config: Options, **given: Any) -> Options:
     """The dataclass with those of the given values that are not None, for options that default to a recipe's.
 

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from milseg.errors import UserError
 
@@ -30,6 +31,16 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "milseg" / "shards"
 
 
+class CacheSettings(Protocol):
+    """Options of any command that reads shards."""
+
+    @property
+    def cache(self) -> Path | None: ...
+
+    @property
+    def cache_size(self) -> str: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardReading:
     """How shards are read.
@@ -45,12 +56,12 @@ class ShardReading:
     cache_size: int = 20 * 10**9
 
     @classmethod
-    def of(cls, options: object) -> ShardReading:
-        """From a command's options, as far as it has them."""
+    def of(cls, options: CacheSettings) -> ShardReading:
+        """From a command's options; commands that read no tags have no `tags_key`."""
         return cls(
             tags_key=getattr(options, "tags_key", cls.tags_key),
-            cache=getattr(options, "cache", None),
-            cache_size=bytes_of(getattr(options, "cache_size", "20GB")),
+            cache=options.cache,
+            cache_size=bytes_of(options.cache_size),
         )
 
 

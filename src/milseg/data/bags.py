@@ -65,8 +65,8 @@ class BagSet:
         tags_from: "tag file", "XML annotations", "masks", "generator" or "none" (all
             unknown); results repeat it.
         mask_values: uint8 [256], mask file value to class number or VOID; None keeps the values.
-        mask_count: how many mask file values have a name, from 0 up; a higher one, but for 255, is an error.
-            None takes any, where there is a table of `mask_values`.
+        mask_names: what the mask file values mean; a value without a name, but for 255, is an error. None takes
+            any, where there is a table of `mask_values`.
         notes: what was left out or is odd, one sentence each, with counts.
     """
 
@@ -75,7 +75,7 @@ class BagSet:
     bags: tuple[Bag, ...]
     tags_from: str
     mask_values: UInt8 | None = None
-    mask_count: int | None = None
+    mask_names: Mapping[int, str] | None = None
     notes: tuple[str, ...] = field(default=())
 
     def __len__(self) -> int:
@@ -171,15 +171,30 @@ def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None)
             f"{where}: mask of {mask.shape[1]} x {mask.shape[0]} pixels for a photo of {size[1]} x "
             f"{size[0]}; export the mask again at the photo's own size"
         )
-    count = bag_set.mask_count
-    if count is None and bag_set.mask_values is None:
-        count = len(bag_set.classes)
-    wrong = [] if count is None else np.setdiff1d(np.unique(mask), [*range(count), VOID]).tolist()
+    names = named_values(bag_set)
+    wrong = [] if names is None else np.setdiff1d(np.unique(mask), [*names, VOID]).tolist()
     if wrong:
-        raise UserError(
-            f"{where}: holds the value {wrong[0]}; expected class numbers 0 to {int(count or 0) - 1}, or 255 (void)"
-        )
+        raise UserError(f"{where}: holds the value {wrong[0]}; expected {value_words(names or {})}")
     return mask if bag_set.mask_values is None else bag_set.mask_values[mask]
+
+
+def named_values(bag_set: BagSet) -> Mapping[int, str] | None:
+    """What the values of the set's mask files mean; None where any value may come."""
+    if bag_set.mask_names is None and bag_set.mask_values is None:
+        return dict(enumerate(bag_set.classes))
+    return bag_set.mask_names
+
+
+def value_words(names: Mapping[int, str]) -> str:
+    """The values that masks may hold, for a message.
+
+    >>> value_words({0: "background", 1: "cat"}), value_words({0: "background", 255: "cat"})
+    ('class numbers 0 to 1, or 255 (void)', '0 (background) or 255 (cat)')
+    """
+    if sorted(names) == list(range(len(names))):
+        return f"class numbers 0 to {len(names) - 1}, or 255 (void)"
+    words = [f"{value} ({name})" for value, name in sorted({VOID: "void", **names}.items())]
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from milseg.data.mask_pixels import class_numbers
 from milseg.errors import UserError
 from milseg.utils.files import PathLike, as_path
 
@@ -175,21 +176,12 @@ def open_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> UInt8:
         uint8 [H, W].
 
     Raises:
-        UserError: missing, damaged, or not a palette or grey PNG.
+        UserError: missing, damaged, or not of class numbers (see `milseg.data.mask_pixels`).
     """
     if path.suffix.lower() == ".mat":
         return _open_mat(path, max_pixels)
     with _opened(path, "mask", max_pixels) as image:
-        if image.mode not in ("P", "L", "1"):
-            raise UserError(
-                f"{path}: a mask with {image.mode} pixels; expected a palette or 8-bit grey PNG whose values "
-                "are class numbers (255 = void)"
-            )
-        if image.format == "JPEG":
-            raise UserError(f"{path}: a JPEG, which changes class numbers; export the mask as PNG")
-        image.load()
-        # .convert("L") would turn palette indices into brightness: take the raw values.
-        return np.asarray(image, dtype=np.uint8)
+        return class_numbers(image, path)
 
 
 def _open_mat(path: Path, max_pixels: int) -> UInt8:

@@ -22,6 +22,8 @@ Matrix = NDArray[np.int64]
 
 # Pixels counted at a time; of noise np.bincount widens them to 8 bytes each.
 _BLOCK = 1 << 20
+# A mask that shows less of what is there is nearly empty.
+LEAST_SHOWN = 0.1
 
 
 def confusion(prediction: ArrayLike, truth: ArrayLike, classes: int) -> Matrix:
@@ -99,6 +101,67 @@ def _check_values(values: UInt8, classes: int, what: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhotoCounts:
+    """What single photos are told by, where one figure of the whole set hides them. Void pixels count for nothing.
+
+    Attributes:
+        with_things: photos whose true mask shows a class other than the background.
+        nearly_empty: those of them whose predicted mask calls less than `LEAST_SHOWN` of these pixels anything but
+            background.
+        tags: pairs of a photo and a class other than the background that its true mask shows.
+        tags_without_pixel: those of them without a pixel of the class in the predicted mask.
+        clean: photos whose true mask shows the background alone.
+        false_alarms: those of them whose predicted mask shows anything else.
+    """
+
+    with_things: int = 0
+    nearly_empty: int = 0
+    tags: int = 0
+    tags_without_pixel: int = 0
+    clean: int = 0
+    false_alarms: int = 0
+
+    def __add__(self, other: PhotoCounts) -> PhotoCounts:
+        return PhotoCounts(**{key: value + getattr(other, key) for key, value in asdict(self).items()})
+
+    def rows(self) -> dict[str, tuple[str, int, int]]:
+        """What each count is of, by its key in JSON: (words, count, of how many)."""
+        return {
+            "nearly_empty": ("photos with a nearly empty mask", self.nearly_empty, self.with_things),
+            "tags_without_pixel": ("tags without a pixel", self.tags_without_pixel, self.tags),
+            "false_alarms": ("clean photos with a mask", self.false_alarms, self.clean),
+        }
+
+    def to_json(self) -> dict[str, dict[str, float | None]]:
+        """Count, of how many, and share in percent; None where there are none to count."""
+        return {
+            key: {"count": count, "of": total, "share": 100.0 * count / total if total else None}
+            for key, (_, count, total) in self.rows().items()
+        }
+
+
+def photo_counts(matrix: Matrix, classes: Sequence[str]) -> PhotoCounts:
+    """The counts of one photo from its confusion matrix [C, C + 1].
+
+    >>> photo_counts(confusion([[0, 0, 0]], [[0, 1, 1]], 2), ["background", "cat"])
+    PhotoCounts(with_things=1, nearly_empty=1, tags=1, tags_without_pixel=1, clean=0, false_alarms=0)
+    """
+    things = np.array([name != "background" for name in classes])
+    predicted = matrix[:, :-1].sum(axis=0)
+    there = int(matrix[things].sum())
+    if there:
+        shown = int(matrix[np.ix_(things, things)].sum())
+        true = (matrix.sum(axis=1) > 0) & things
+        return PhotoCounts(
+            with_things=1,
+            nearly_empty=int(shown < LEAST_SHOWN * there),
+            tags=int(true.sum()),
+            tags_without_pixel=int((true & (predicted == 0)).sum()),
+        )
+    return PhotoCounts(clean=1, false_alarms=int(predicted[things].any())) if matrix.sum() else PhotoCounts()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Scores of a set, in percent; nan where undefined.
 
@@ -110,6 +173,7 @@ class Scores:
         frequency_weighted_iu: IU weighted by each class's share of the true pixels.
         predicted_share: of the pixels that are not void, how many are predicted as each class.
         photos: how many masks were scored.
+        by_photo: what single photos are told by; None where only the matrix of a set is known.
         notes: what is odd about the set, one sentence each.
     """
 
@@ -120,12 +184,14 @@ class Scores:
     frequency_weighted_iu: float
     predicted_share: dict[str, float]
     photos: int
+    by_photo: PhotoCounts | None = None
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file, None for nan."""
         data = asdict(self)
         data["notes"] = list(self.notes)
+        data["by_photo"] = None if self.by_photo is None else self.by_photo.to_json()
         return {key: _plain(value) for key, value in data.items()}
 
     def table(self) -> str:
@@ -139,6 +205,9 @@ class Scores:
         ]
         lines = ["| | % |", "|---|---:|"]
         lines += [f"| {name} | {'-' if math.isnan(value) else f'{value:.2f}'} |" for name, value in rows]
+        for words, count, total in self.by_photo.rows().values() if self.by_photo else ():
+            share = f"{100 * count / total:.2f}" if total else "-"
+            lines.append(f"| {words} ({count:,} of {total:,}) | {share} |")
         lines += ["", f"{self.photos} photos.", *self.notes]
         return "\n".join(lines) + "\n"
 
@@ -154,6 +223,7 @@ def scores_from(
     classes: Sequence[str],
     photos: int,
     *,
+    by_photo: PhotoCounts | None = None,
     notes: Iterable[str] = (),
     unscored: Iterable[str] = (),
 ) -> Scores:
@@ -168,6 +238,7 @@ def scores_from(
         matrix: int64 [C, C + 1] as `confusion` gives it.
         classes: the C names.
         photos: how many masks were counted.
+        by_photo: taken over as it is.
         unscored: classes that the truth has no way to show; nan even where they are predicted.
     """
     if matrix.shape != (len(classes), len(classes) + 1):
@@ -192,6 +263,7 @@ def scores_from(
             for name, count in zip(classes, matrix[:, :-1].sum(axis=0), strict=True)
         },
         photos=photos,
+        by_photo=by_photo,
         notes=tuple(notes),
     )
 
@@ -213,11 +285,14 @@ class Evaluation:
         self.classes = tuple(classes)
         self.matrix: Matrix = np.zeros((len(classes), len(classes) + 1), dtype=np.int64)
         self.photos = 0
+        self.by_photo = PhotoCounts()
 
     def update(self, prediction: ArrayLike, truth: ArrayLike) -> None:
         """Count one photo's masks [H, W]; see `confusion` for the values and errors."""
-        self.matrix += confusion(prediction, truth, len(self.classes))
+        matrix = confusion(prediction, truth, len(self.classes))
+        self.matrix += matrix
         self.photos += 1
+        self.by_photo += photo_counts(matrix, self.classes)
 
     def merge(self, other: Evaluation) -> None:
         """Add the counts of another part of the same set, as from another process."""
@@ -227,7 +302,15 @@ class Evaluation:
             )
         self.matrix += other.matrix
         self.photos += other.photos
+        self.by_photo += other.by_photo
 
     def compute(self, *, notes: Iterable[str] = (), unscored: Iterable[str] = ()) -> Scores:
         """The scores so far."""
-        return scores_from(self.matrix, self.classes, self.photos, notes=notes, unscored=unscored)
+        return scores_from(
+            self.matrix,
+            self.classes,
+            self.photos,
+            by_photo=self.by_photo,
+            notes=notes,
+            unscored=unscored,
+        )

@@ -60,6 +60,7 @@ def cam_scores(
     best = max(scored, key=lambda threshold: scored[threshold]["mean_iu"] or 0.0)
     return {
         "mean_iu": {"plain": scored[best]["mean_iu"]},
+        "by_photo": {"plain": scored[best]["by_photo"]},
         "per_class_iu": scored[best]["per_class_iu"],
         "threshold": best,
         "photos": len(val),

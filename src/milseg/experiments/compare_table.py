@@ -8,9 +8,11 @@ from typing import Any
 
 from milseg._version import __version__
 from milseg.config import CompareOptions
+from milseg.evaluation.confusion import PhotoCounts
 from milseg.figures import score_bars
 from milseg.utils.files import write_json, write_text
 
+# Each with what those before it have.
 COLUMNS = {
     "plain": "as trained",
     "tta": "+ TTA",
@@ -18,6 +20,8 @@ COLUMNS = {
     "refined": "+ refined",
     "prior": "+ prior",
 }
+# Counts of photos, by their key: what mean IU does not show.
+COUNTED = {key: words for key, (words, _, _) in PhotoCounts().rows().items()}
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> None:
@@ -94,6 +98,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> str:
             values = [row["mean_iu"][column] for column in COLUMNS]
             cells = " | ".join("-" if value is None else f"{value:.2f}" for value in values)
             lines.append(f"| {name}, seed {row['seed']} | {row['learning_rate']:g} | {cells} |")
+    lines += _photo_lines(rows)
     if len(options.learning_rates) > 1:
         tried = ", ".join(f"{rate:g}" for rate in options.learning_rates)
         lines += [
@@ -101,4 +106,30 @@ def markdown(rows: Sequence[Mapping[str, Any]], options: CompareOptions) -> str:
             f"Learning rates tried for every rule: {tried}; the best by held-out photos is shown, by their "
             "tags, or by their masks where the rule learns from masks.",
         ]
+    notes = dict.fromkeys(note for row in rows for note in row.get("notes", ()))
+    lines += [""] * bool(notes) + [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
+
+
+def _photo_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table of what single photos are told by: of the refined masks, or of those there are; summed over the seeds."""
+    lines = []
+    for name, group in grouped(rows).items():
+        counted = [counts for row in group if (counts := _counts(row)) is not None]
+        if counted:
+            cells = " | ".join(_sum_of([counts[key] for counts in counted]) for key in COUNTED)
+            lines.append(f"| {name} | {cells} |")
+    head = ["", "| Rule | " + " | ".join(COUNTED.values()) + " |", "|---|" + "---:|" * len(COUNTED)]
+    return [*head, *lines] if lines else []
+
+
+def _counts(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A row's counts of the refined masks, else of the plain ones."""
+    by_photo = row.get("by_photo") or {}
+    found: Mapping[str, Any] | None = by_photo.get("refined") or by_photo.get("plain")
+    return found
+
+
+def _sum_of(counts: Sequence[Mapping[str, Any]]) -> str:
+    count, total = (sum(int(one[key]) for one in counts) for key in ("count", "of"))
+    return f"{count:,} of {total:,} ({100 * count / total:.1f} %)" if total else "-"

@@ -5,15 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from milseg.config import CompareOptions, DigitsOptions, InferenceConfig, ShardReading, TrainConfig
+from milseg.config import (
+    CompareOptions,
+    DigitsOptions,
+    EvaluateOptions,
+    InferenceConfig,
+    TrainConfig,
+    shared_settings,
+)
 from milseg.data.bags import Bag, BagSet
 from milseg.data.sources.digits import read_digits
-from milseg.data.sources.evaluation_set import evaluation_bags
+from milseg.data.sources.evaluation_set import evaluation_bags, with_truth
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
 from milseg.errors import UserError
@@ -22,9 +30,10 @@ from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
 from milseg.rules import find_rule
-from milseg.training.recipes import best_training
+from milseg.training.recipes import Recipe, best_training
 
 CAM = "cam"  # class activation maps with a threshold: what people use today
+CAM_RULE = "average-scores(sigmoid=true)"  # that a network with such maps learns by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,14 @@ class Task:
     refine: InferenceConfig
     min_confidence: float
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about the sets, each once."""
+        notes = [*self.train.notes, *(() if self.val is None else self.val.notes)]
+        if not len(self.held):
+            notes.append("No photo was held out: there is no tag AP, and no prior")
+        return tuple(dict.fromkeys(notes))
+
     def round(self, number: int) -> TrainConfig:
         """Of round `number`, from 1."""
         return self.rounds[min(number, len(self.rounds)) - 1]
@@ -60,40 +77,15 @@ class Task:
 
 def source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
     """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
-    bags, shards = open_source_of(options), ShardReading.of(options)
+    bags = open_source_of(options)
     val = None
     if options.truth is not None or options.val_split is not None:
         val = evaluation_bags(
-            options.source,
-            bags.classes,
-            truth=options.truth,
-            truth_classes=options.truth_labels,
-            split=options.val_split,
-            kind=options.kind,
-            shards=shards,
+            shared_settings(EvaluateOptions, options, split=options.val_split), bags.classes
         )
-        seen = {_photo(bag) for bag in bags.bags}
-        both = [bag.name for bag in val.bags if _photo(bag) in seen]
-        if both:
-            raise UserError(
-                f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
-                "apart with --split and --val-split"
-            )
+        _refuse_shared_photos(bags, val)
     if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
-        masked = evaluation_bags(
-            options.source,
-            bags.classes,
-            truth=options.truth,
-            split=options.split,
-            kind=options.kind,
-            shards=shards,
-        )
-        of = {_photo(bag): bag.mask for bag in masked.bags}
-        bags = replace(
-            bags,
-            bags=tuple(replace(bag, mask=of[_photo(bag)]) for bag in bags.bags if _photo(bag) in of),
-            mask_values=masked.mask_values,
-        )
+        bags = with_truth(bags, options)
     train, held = hold_out(bags, options.hold_out, seed)
     recipe = best_training(options.backbone)
     frozen = 0 if options.weights == "none" else recipe.stages[0].frozen_stride
@@ -101,39 +93,48 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
         replace(stage, longest_side=options.longest_side, frozen_stride=frozen)
         for stage in _stages(recipe.stages, options)
     )
-    spec = ModelSpec(
-        backbone=options.backbone,
-        classes=bags.classes,
-        output_stride=recipe.output_stride,
-        longest_side=options.longest_side,
-    )
-
-    def start(seed: int) -> FCN:
-        transfer: Literal[True, "random"] = "random" if options.weights == "none" else True
-        weights = None if options.weights == "none" else options.weights
-        model, _ = build_model(
-            options.backbone,
-            bags.classes,
-            weights=weights,
-            transfer=transfer,
-            output_stride=recipe.output_stride,
-            seed=seed,
-        )
-        model.scale_rows(recipe.score_scale)
-        return model
-
     return Task(
         name=bags.name,
         train=train,
         held=held,
         val=val,
-        start=start,
-        spec=spec,
+        start=partial(_started, options, bags.classes, recipe),
+        spec=ModelSpec(
+            backbone=options.backbone,
+            classes=bags.classes,
+            output_stride=recipe.output_stride,
+            longest_side=options.longest_side,
+        ),
         config=config,
         rounds=tuple(later),
         refine=recipe.pseudo_label_inference,
         min_confidence=recipe.min_confidence,
     )
+
+
+def _refuse_shared_photos(bags: BagSet, val: BagSet) -> None:
+    learned_from = {_photo(bag) for bag in bags.bags}
+    both = [bag.name for bag in val.bags if _photo(bag) in learned_from]
+    if both:
+        raise UserError(
+            f"{val.name}: {len(both)} photos to score are learned from too, such as {both[0]}; keep the splits "
+            "apart with --split and --val-split"
+        )
+
+
+def _started(options: CompareOptions, classes: tuple[str, ...], recipe: Recipe, seed: int) -> FCN:
+    """The network before training."""
+    transfer: Literal[True, "random"] = "random" if options.weights == "none" else True
+    model, _ = build_model(
+        options.backbone,
+        classes,
+        weights=None if options.weights == "none" else options.weights,
+        transfer=transfer,
+        output_stride=recipe.output_stride,
+        seed=seed,
+    )
+    model.scale_rows(recipe.score_scale)
+    return model
 
 
 def _stages(stages: Sequence[TrainConfig], options: CompareOptions) -> list[TrainConfig]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from milseg.data.bags import load_mask
+from milseg.config import EvaluateOptions
+from milseg.data.bags import BagSet, load_mask
 from milseg.data.image import open_photo
 from milseg.data.masks import write_mask
 from milseg.data.source_table import SOURCES
-from milseg.data.sources.evaluation_set import evaluation_bags
+from milseg.data.sources import evaluation_set
 from milseg.errors import UserError
 from milseg.evaluation.confusion import Evaluation
 from milseg.evaluation.evaluate import evaluate_model
@@ -27,6 +30,10 @@ from .test_same_bags import WRITERS, Tagged
 
 CLASSES = ("background", "cat", "dog")
 STORED = ("background", "zebra", "dog", "cat")  # of the masks: other numbers, one more class
+
+
+def evaluation_bags(source: Path, classes: Sequence[str], **given: Any) -> BagSet:
+    return evaluation_set.evaluation_bags(EvaluateOptions(source=source, **given), classes)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +94,8 @@ def test_every_source_with_a_file_can_be_read_for_photos_at_hand() -> None:
 
 def test_a_class_that_the_truth_lacks_is_not_scored(tmp_path: Path, model: FCN, photos: Tagged) -> None:
     source = WRITERS["commas"][1](tmp_path / "source", photos)
-    truth = ("background", "x", "y", "cat")
-    bags = evaluation_bags(source, CLASSES, truth=tmp_path / "truth", truth_classes=truth)
+    truth = ("0=background", "1=x", "2=y", "3=cat")
+    bags = evaluation_bags(source, CLASSES, truth=tmp_path / "truth", truth_values=truth)
     scores = evaluate_model(model, bags, progress=False)["scores"]
     assert scores.predicted_share["dog"] > 0
     assert math.isnan(scores.per_class_iu["dog"])
@@ -161,7 +168,9 @@ def test_a_tag_file_for_photos_of_a_voc_tree_leaves_it_its_masks(tmp_path: Path,
         (home / "JPEGImages" / name).write_bytes(data)
         rows.append(f"{name},cat,{'val' if name < 'p4' else 'train'}")
         if name != "p1.png":
-            write_mask(home / "SegmentationClass" / name, np.full((20, 20), 8, dtype=np.uint8))
+            mask = np.full(open_photo(home / "JPEGImages" / name).shape[:2], 8, dtype=np.uint8)
+            mask[-1] = 0
+            write_mask(home / "SegmentationClass" / name, mask)
     tags = tmp_path / "tags.csv"
     tags.write_text("\n".join(rows))
     bags = evaluation_bags(root, CLASSES, tags=tags, split="val")
@@ -187,3 +196,72 @@ def test_a_background_of_another_spelling_is_told(tmp_path: Path, photos: Tagged
     source = WRITERS["commas"][1](tmp_path / "source", photos)
     with pytest.raises(UserError, match="expected 'background', where there is one, to come first"):
         evaluation_bags(source, ("Background", "cat"), truth=tmp_path / "truth")
+
+
+def test_true_masks_need_no_tags(tmp_path: Path, model: FCN, photos: Tagged) -> None:
+    """Photos alone; below folders of a split; and with tags that cannot be read, which is told."""
+    found = evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "truth")
+    assert [bag.name for bag in found.bags] == [f"p{i}" for i in range(6)]
+    expected = by_hand(model, tmp_path, photos).compute()
+    assert evaluate_model(model, found, progress=False)["scores"] == expected
+    assert found.notes[0] == "Scored as void, as the predictions do not know them: zebra."
+    assert found.notes[1].endswith(
+        "% of the true pixels are void (with zebra, which the classes lack): the score speaks of the rest alone."
+    )
+    for i in range(6):
+        folder = tmp_path / "split" / ("val" if i < 2 else "train")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"p{i}.png").write_bytes((tmp_path / "made" / f"p{i}.png").read_bytes())
+    val = evaluation_bags(tmp_path / "split", CLASSES, truth=tmp_path / "truth", split="val")
+    assert [bag.name for bag in val.bags] == ["val/p0", "val/p1"]
+    (tmp_path / "made" / "tags.csv").write_text("image,tags\np0.png,cat\np0.png,dog,bird\n")
+    found = evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "truth")
+    assert len(found) == 6
+    assert any("every photo is taken, as the tags cannot be read (" in note for note in found.notes)
+    with pytest.raises(UserError, match=r"tags\.csv, line 3"):
+        evaluation_bags(tmp_path / "made", CLASSES)
+
+
+def test_masks_of_another_size_are_told_before_anything_is_predicted(tmp_path: Path, photos: Tagged) -> None:
+    for i in (1, 4):
+        write_mask(tmp_path / "truth" / f"p{i}.png", np.ones((9, 7), dtype=np.uint8))
+    with pytest.raises(UserError, match=r"p1\.png: mask of 7 x 9 pixels for a photo of .* 2 of 6 masks have"):
+        evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "truth")
+
+
+def test_a_damaged_true_mask_is_left_out_and_named(tmp_path: Path, photos: Tagged) -> None:
+    (tmp_path / "truth" / "p2.png").write_bytes(b"nothing")
+    found = evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "truth")
+    assert [bag.name for bag in found.bags] == ["p0", "p1", "p3", "p4", "p5"]
+    assert any(
+        "1 photos whose true mask cannot be read left out" in note and "p2.png" in note
+        for note in found.notes
+    )
+
+
+def test_tags_that_the_masks_contradict(tmp_path: Path) -> None:
+    """Cats tagged cat, numbered as dogs: nobody said how the values are numbered."""
+    rows = ["image,tags"]
+    for i in range(6):
+        Image.new("RGB", (20, 20)).save(make_folder(tmp_path / "photos") / f"p{i}.png")
+        mask = np.zeros((20, 20), dtype=np.uint8)
+        mask[5:15, 5:15] = 2 - i % 2
+        write_mask(make_folder(tmp_path / "masks") / f"p{i}.png", mask)
+        rows.append(f"p{i}.png,{('cat', 'dog')[i % 2]}")
+    (tmp_path / "photos" / "tags.csv").write_text("\n".join(rows))
+    with pytest.raises(
+        UserError, match=r"of 6 photos with one tag .* 0 agree; 3 photos tagged cat show dog.*labels"
+    ):
+        evaluation_bags(tmp_path / "photos", CLASSES, truth=tmp_path / "masks")
+    found = evaluation_bags(
+        tmp_path / "photos",
+        CLASSES,
+        truth=tmp_path / "masks",
+        truth_values=("0=background", "2=cat", "1=dog"),
+    )
+    assert found.notes == ()
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir(exist_ok=True)
+    return path

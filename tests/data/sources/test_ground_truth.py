@@ -100,7 +100,7 @@ def test_classes_are_matched_by_name(tmp_path: Path, how: str) -> None:
     if how != "names":
         path.write_text(json.dumps({"classes": stored}))
     given = {"beside": None, "file": path, "text": str(path), "names": stored}[how]
-    found = attach_masks(bags_of("a"), tmp_path / "truth", truth_classes=given)
+    found = attach_masks(bags_of("a"), tmp_path / "truth", names=given)
     assert load_mask(found.bags[0], found).tolist() == [[0, 2, 255, 255]]
     assert found.notes[1:] == (
         "Scored as void, as the predictions do not know them: zebra.",
@@ -110,7 +110,7 @@ def test_classes_are_matched_by_name(tmp_path: Path, how: str) -> None:
 
 def test_vocs_numbers(tmp_path: Path) -> None:
     put(tmp_path, "a", [[0, 8, 12, 15, 255]])
-    found = attach_masks(bags_of("a"), tmp_path, truth_classes="voc")
+    found = attach_masks(bags_of("a"), tmp_path, names="voc")
     assert load_mask(found.bags[0], found).tolist() == [[0, 1, 2, 255, 255]]
 
 
@@ -119,7 +119,7 @@ def test_a_value_without_a_name_is_an_error_not_void(
     tmp_path: Path, truth: str | tuple[str, ...] | None, value: int
 ) -> None:
     put(tmp_path, "a", [[0, value]])
-    found = attach_masks(bags_of("a"), tmp_path, truth_classes=truth)
+    found = attach_masks(bags_of("a"), tmp_path, names=truth)
     with pytest.raises(
         UserError, match=rf"a\.png: holds the value {value}; expected class numbers 0 to {value - 1}"
     ):
@@ -128,7 +128,7 @@ def test_a_value_without_a_name_is_an_error_not_void(
 
 def test_a_model_without_background(tmp_path: Path) -> None:
     put(tmp_path, "a", [[0, 1, 2]])
-    found = attach_masks(bags_of("a", classes=("dog", "cat")), tmp_path, truth_classes=CLASSES)
+    found = attach_masks(bags_of("a", classes=("dog", "cat")), tmp_path, names=CLASSES)
     assert load_mask(found.bags[0], found).tolist() == [[255, 1, 0]]
 
 
@@ -142,9 +142,9 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"classes of the set \(background, cat, dog\) and the truth's .*share no name"
     ):
-        attach_masks(bags, tmp_path, truth_classes=("background", "zebra"))
+        attach_masks(bags, tmp_path, names=("background", "zebra"))
     with pytest.raises(UserError, match=r"none\.json: no such file"):
-        attach_masks(bags, tmp_path, truth_classes=tmp_path / "none.json")
+        attach_masks(bags, tmp_path, names=tmp_path / "none.json")
     (tmp_path / "labels.json").write_text("[")
     with pytest.raises(UserError, match=r"labels\.json: not a JSON file"):
         attach_masks(bags, tmp_path)

@@ -104,6 +104,7 @@ def make_bag_set(
         bags=bags,
         tags_from=labels.tags_from,
         mask_values=mask_values_for(every, labels.stored) if has_masks else None,
+        mask_names=dict(labels.stored) if has_masks else None,
         notes=tuple(notes),
     )
 

@@ -6,19 +6,16 @@ truth/labels.json                {"classes": ["background", "cat", ...]}, in the
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from milseg.data.bags import VOID, BagSet, mask_values_for
-from milseg.data.sources.voc import VOC_CLASSES
+from milseg.data.bags import BagSet, mask_values_for
+from milseg.data.sources.mask_names import ValueNames, class_notes, names_of_values, require_common
 from milseg.errors import UserError
 
-TruthClasses = str | Path | Sequence[str] | None
 
-
-def attach_masks(bags: BagSet, folder: Path, *, truth_classes: TruthClasses = None) -> BagSet:
+def attach_masks(bags: BagSet, folder: Path, *, names: ValueNames = None) -> BagSet:
     """The photos of a set that have a true mask below `folder`, with these masks; none is opened.
 
     A mask is a photo's when their paths below the two folders agree but for the extension. Where no photo finds its
@@ -28,8 +25,8 @@ def attach_masks(bags: BagSet, folder: Path, *, truth_classes: TruthClasses = No
     Args:
         bags: photos of any source; masks they have already are replaced.
         folder: PNG files in any depth.
-        truth_classes: names of the masks' values: "voc", a JSON file, or names; None reads `labels.json` in `folder`
-            where there is one, and else takes the set's own classes.
+        names: of the masks' values: "voc", a JSON file, names in order, or the name of each value; None reads
+            `labels.json` in `folder` where there is one, and else takes the set's own classes.
 
     Returns:
         The set with masks and their values; photos without a mask are left out and counted in its notes.
@@ -38,8 +35,8 @@ def attach_masks(bags: BagSet, folder: Path, *, truth_classes: TruthClasses = No
         UserError: no masks, none that is a photo's, two that could be; no class name in common besides background.
     """
     masks = masks_below(folder)
-    stored = truth_labels(truth_classes, folder, bags.classes)
-    require_common(bags.classes, stored, "the classes of the set")
+    stored = names_of_values(names, folder, bags.classes)
+    require_common(bags.classes, stored.values(), "the classes of the set")
     matched = match_masks([bag.name for bag in bags.bags], masks, folder)
     kept = tuple(replace(bag, mask=matched[bag.name]) for bag in bags.bags if bag.name in matched)
     notes = [*bags.notes]
@@ -49,9 +46,9 @@ def attach_masks(bags: BagSet, folder: Path, *, truth_classes: TruthClasses = No
     return replace(
         bags,
         bags=kept,
-        mask_values=mask_values_for(bags.classes, dict(enumerate(stored))),
-        mask_count=len(stored),
-        notes=(*notes, *class_notes(bags.classes, stored)),
+        mask_values=mask_values_for(bags.classes, stored),
+        mask_names=stored,
+        notes=(*notes, *class_notes(bags.classes, stored.values())),
     )
 
 
@@ -122,65 +119,3 @@ def masks_below(folder: Path) -> dict[str, Path]:
     if not found:
         raise UserError(f"{folder}: holds no PNG masks")
     return found
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from `{"classes": ["background", "cat", ...]}`, in the order of their numbers.
-
-    Raises:
-        UserError: missing, not JSON, or not a list of different names.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; expected class names as in {{"classes": [...]}}') from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file that can be read ({error})") from None
-    names = data.get("classes") if isinstance(data, dict) else None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise UserError(
-            f'{path}: expected {{"classes": ["background", ...]}}, a list of names in the order of the values'
-        )
-    if len(set(names)) != len(names) or len(names) > VOID:
-        raise UserError(
-            f"{path}: {len(names)} classes, {len(set(names))} of them different; expected 1 to 255, each once"
-        )
-    return tuple(names)
-
-
-def truth_labels(given: TruthClasses, folder: Path, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the true masks' values; see `attach_masks`, `truth_classes`."""
-    if given is None:
-        own = folder / "labels.json"
-        return read_labels(own) if own.is_file() else default
-    if given == "voc":
-        return VOC_CLASSES
-    if isinstance(given, str | Path):
-        return read_labels(Path(given))
-    return tuple(given)
-
-
-def require_common(known: Sequence[str], stored: Sequence[str], whose: str) -> None:
-    """Stop where the truth can say nothing of the classes.
-
-    Raises:
-        UserError: no name in common besides the background.
-    """
-    if not set(stored) & (set(known) - {"background"}):
-        raise UserError(
-            f"{whose} ({', '.join(known)}) and the truth's ({', '.join(stored)}) share no name besides background; "
-            "name both sets alike, or pass the truth's classes"
-        )
-
-
-def class_notes(known: Iterable[str], stored: Iterable[str]) -> list[str]:
-    """What is odd about two lists of classes that are matched by name."""
-    here, there = list(known), list(stored)
-    notes = []
-    unknown = [name for name in there if name not in here]
-    if unknown:
-        notes.append(f"Scored as void, as the predictions do not know them: {', '.join(unknown)}.")
-    absent = [name for name in here if name not in there]
-    if absent:
-        notes.append(f"Never scored, as the truth does not know them: {', '.join(absent)}.")
-    return notes
