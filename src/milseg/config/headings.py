@@ -9,7 +9,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         *("no_background", "ignore_unknown_tags", "kind", "tags_key", "cache", "cache_size", "max_pixels"),
         *("sbd", "year", "train_set", "val_set", "val_split", "scenes", "names"),
     ),
-    "Masks to score": ("pred", "labels", "truth", "truth_labels", "reading"),
+    "Masks to score": ("pred", "labels", "pred_values", "truth", "truth_labels", "truth_values", "reading"),
     "Model": (
         *("model", "backbone", "weights", "mapping", "output_stride", "vgg_padding", "score_scale"),
         *("rows", "pretrain_steps"),
@@ -47,6 +47,8 @@ METAVARS = {
     "tags": "FILE",
     "mapping": "FILE",
     "truth_labels": "FILE",
+    "truth_values": "N=NAME,...",
+    "pred_values": "N=NAME,...",
     "labels": "FILE",
     "names": "FILE",
     "token_file": "FILE",
