@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import milseg.data.photo_statistics
+import milseg.training.time_estimate
 from milseg.config import TrainConfig
 from milseg.data.bags import Bag, BagSet
 from milseg.data.image import open_photo
@@ -17,9 +21,11 @@ from milseg.data.sources.open import open_source
 from milseg.data.tag_statistics import inseparable_tags, near_universal_tags, untrainable_reasons
 from milseg.errors import UserError
 from milseg.training.check import check_source
-from milseg.training.time_estimate import estimate_training
+from milseg.training.recipes import Recipe
+from milseg.training.time_estimate import Estimate, busy_words, estimate_training, pseudo_label_steps
 
 CONFIG = TrainConfig(max_steps=30, batch_size=4, longest_side=16)
+RECIPE = Recipe(stages=(CONFIG,), output_stride=4, score_scale=1.0, note="")
 
 
 def tags(rows: Sequence[Sequence[int]]) -> np.ndarray:
@@ -52,7 +58,7 @@ def source(tmp_path: Path) -> Path:
 def test_the_whole_report(source: Path) -> None:
     before = {path: path.read_bytes() for path in source.iterdir()}
     bags = open_source(source)
-    report = check_source(bags, progress=False, config=CONFIG, backbone="tiny", workers=2)
+    report = check_source(bags, progress=False, recipe=RECIPE, backbone="tiny", workers=2)
     assert (report.bags, report.photos) == (8, 6)
     assert report.tag_counts == {"cat": 2, "cow": 2, "dog": 3, "saddle": 3}
     assert report.inseparable_tags == (("dog", "saddle"),)
@@ -70,8 +76,9 @@ def test_the_whole_report(source: Path) -> None:
     assert report.transfer["saddle"] == ()
     assert report.untrainable_reasons == ()
     assert report.training is not None
-    assert report.training.size == (15, 16)
-    assert report.training.seconds == pytest.approx(30 * report.training.seconds_per_step)
+    assert (report.training.steps, report.training.rounds) == (30, 0)
+    low, high = report.training.seconds
+    assert 0 < low < 30 * report.training.seconds_per_step < high
     assert report.notes == bags.notes
     # Looking at photos never changes them.
     assert {path: path.read_bytes() for path in source.iterdir()} == before
@@ -197,14 +204,14 @@ def test_a_set_without_classes_or_photos(source: Path) -> None:
     report = check_source(empty, progress=False)
     assert report.untrainable_reasons == ("there are no photos",)
     assert report.training is None
-    assert "untrainable_reasons: there are no photos" in report.text()
+    assert "Training would teach nothing: there are no photos" in report.text()
     bare = BagSet(
         name="bare",
         classes=("background",),
         bags=tuple(Bag(name=n, photo=source / f"{n}.jpg", tags=(1,)) for n in "abc"),
         tags_from="none",
     )
-    assert check_source(bare, progress=False, backbone=None).untrainable_reasons == ("no photo has a tag",)
+    assert check_source(bare, progress=False).untrainable_reasons == ("no photo has a tag",)
 
 
 def test_photos_that_are_gone(tmp_path: Path) -> None:
@@ -228,18 +235,58 @@ def test_names_that_several_categories_have(source: Path) -> None:
     )
     own = source / "own.yaml"
     own.write_text("saddle: [pug]\n")
-    report = check_source(renamed, progress=False, backbone=None, mapping=own)
+    report = check_source(renamed, progress=False, mapping=own)
     assert report.transfer["CARDIGAN"][0].startswith("unclear: CARDIGAN: several categories")
     assert report.transfer["saddle"] == ("pug",)
     own.write_text("saddle: [nothing]\n")
     with pytest.raises(UserError, match="no category 'nothing'"):
-        check_source(renamed, progress=False, backbone=None, mapping=own)
+        check_source(renamed, progress=False, mapping=own)
 
 
-def test_the_estimate_scales_with_the_batch() -> None:
-    small = estimate_training(3, (40, 60), config=CONFIG, backbone="tiny", probe=4)
-    assert small.size == (11, 16)
-    assert small.seconds_per_step > 0
-    assert small.steps == 30
+def test_the_estimate_is_of_trainings_own_steps(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's own loop on the set's own batches, full size; the first step is not counted."""
+    bags = open_source(source).take([0, 1, 2, 4])
+    seen: list[tuple[int, int]] = []
+
+    def slow_start(model: Any, bags: Any, config: TrainConfig, *, on_step: Any, **_: Any) -> None:
+        seen.append((len(bags), config.batch_size))
+        for step in range(config.max_steps):
+            time.sleep(0.3 if step == 0 else 0.02)
+            on_step(step, 0.0)
+
+    monkeypatch.setattr(milseg.training.time_estimate, "fit", slow_start)
+    found = estimate_training(bags, recipe=RECIPE, backbone="tiny")
+    assert set(seen) == {(4, 4)}
+    assert 0.02 <= found.seconds_per_step < 0.25
+    low, high = found.seconds
+    assert low < 30 * found.seconds_per_step < high
     with pytest.raises(UserError, match="unknown backbone"):
-        estimate_training(3, (40, 60), config=CONFIG, backbone="none")
+        estimate_training(bags, recipe=RECIPE, backbone="none")
+
+
+def test_rounds_count_with_their_pseudo_labels() -> None:
+    rounds = replace(RECIPE, stages=(CONFIG, CONFIG, CONFIG))
+    assert pseudo_label_steps(RECIPE, 1000) == 0
+    assert pseudo_label_steps(rounds, 1000) == 3 * 2 * 1000 / 4
+
+
+def test_a_busy_machine_is_told() -> None:
+    told = busy_words(0.4, threads=2, load=12.0)
+    assert told is not None
+    assert "busy" in told
+    assert "40 %" in told
+    assert busy_words(0.95, threads=2, load=12.0) is None  # the others leave enough
+    assert busy_words(0.4, threads=2, load=1.0) is None  # nobody else: it waits for its photos
+    text = Estimate(
+        backbone="tiny",
+        batch_size=4,
+        steps=30,
+        rounds=0,
+        device="cpu",
+        seconds_per_step=2.0,
+        seconds=(40.0, 400.0),
+        busy=told,
+        trial_seconds=1.0,
+    ).text()
+    assert "40 s to 7 min for 30 steps of 4 photos" in text
+    assert "busy" in text

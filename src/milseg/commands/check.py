@@ -18,19 +18,21 @@ def check(options: CheckOptions) -> None:
     """`milseg check`; a report, and a UserError where training would teach nothing."""
     keep_freed_memory()  # as training does, whose time is estimated
     bags = open_source_of(options)
-    recipe = find_recipe("best", options.backbone)
+    device = pick_device(options.device)
+    recipe = find_recipe("best" if "background" in bags.classes else "paper", options.backbone)
     if options.max_steps is not None:
         recipe = recipe.with_steps(options.max_steps)
+    side = LONGEST_SIDE[device.type]
+    recipe = replace(recipe, stages=tuple(replace(stage, longest_side=side) for stage in recipe.stages))
     report = check_source(
         bags,
         max_pixels=options.max_pixels,
         progress=not options.json,
-        config=replace(recipe.stages[0], max_steps=recipe.steps, longest_side=LONGEST_SIDE["cpu"]),
+        recipe=recipe,
         backbone=options.backbone,
-        output_stride=recipe.output_stride,
-        device=pick_device(options.device),
+        device=device,
         mapping=options.mapping,
     )
     print(json.dumps(report.to_json(), indent=2) if options.json else report.text())
     if report.untrainable_reasons:
-        raise UserError("training would be untrainable_reasons: " + "; ".join(report.untrainable_reasons))
+        raise UserError("training would teach nothing: " + "; ".join(report.untrainable_reasons))

@@ -52,7 +52,8 @@ class TrainOptions(SourceOptions):
             the tags in the masks.
         frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
         max_steps: updates of the weights in all; none takes the recipe's.
-        time_budget: train for about so long, such as 30m, 2h or 90s; the steps are counted from a trial.
+        time_budget: train for about this long, such as 30m, 2h or 90s. A few trial steps say how many fit, one at
+            least.
         batch_size: photos an update.
         learning_rate: of the body's weights.
         score_rate: times the learning rate, for the score layer.

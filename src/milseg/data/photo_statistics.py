@@ -141,10 +141,3 @@ def size_ranges(facts: Iterable[PhotoFacts]) -> dict[str, tuple[float, float, fl
         name: (float(values.min()), float(np.median(values)), float(values.max()))
         for name, values in columns.items()
     }
-
-
-def typical_size(facts: Iterable[PhotoFacts]) -> tuple[int, int]:
-    """The median (height, width)."""
-    sizes = np.array([fact.size for fact in facts if fact.size is not None])
-    height, width = np.median(sizes, axis=0).astype(int).tolist()
-    return height, width

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from milseg.config import TrainConfig
 from milseg.data.bags import ABSENT, PRESENT, UNKNOWN, BagSet
 from milseg.data.image import MAX_PIXELS
-from milseg.data.photo_statistics import read_photos, same_bytes, size_ranges, typical_size
+from milseg.data.photo_statistics import read_photos, same_bytes, size_ranges
 from milseg.data.tag_statistics import (
     NEARLY_ALL,
     inseparable_tags,
@@ -26,6 +25,7 @@ from milseg.data.tag_statistics import (
 from milseg.errors import UserError
 from milseg.models.transfer import mapping_for
 from milseg.models.weights import imagenet_categories
+from milseg.training.recipes import Recipe
 from milseg.training.time_estimate import Estimate, estimate_training
 
 SHOWN = 10  # lines of a list in the text
@@ -47,7 +47,7 @@ class CheckReport:
         duplicates: groups of photos with the same bytes; differing: those of them whose tags differ.
         sizes: least, median and largest height, width and megapixels.
         transfer: for each class the rows of an ImageNet classifier that it would start from.
-        training: see `Estimate`; None where it was not asked for.
+        training: see `Estimate`; None if it was not asked for, or training would teach nothing.
         untrainable_reasons: why training would teach nothing; empty where it may.
         seconds, photos_per_second: of reading the photos.
     """
@@ -91,9 +91,8 @@ def check_source(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: bool = True,
-    config: TrainConfig | None = None,
-    backbone: str | None = "mobilenet_v2",
-    output_stride: int | None = None,
+    recipe: Recipe | None = None,
+    backbone: str = "mobilenet_v2",
     device: torch.device | None = None,
     mapping: Path | None = None,
 ) -> CheckReport:
@@ -103,8 +102,8 @@ def check_source(
         bag_set: the bags, as `open_source` gives them.
         workers: photos read at once; None: one a core.
         max_pixels: larger photos are named as unreadable, not decoded.
-        config: steps, batch size and longest side of the training whose time is estimated.
-        backbone, output_stride, device: its network and where it runs; no backbone: no estimate.
+        recipe: the training whose time is estimated, by a few of its steps; None estimates none.
+        backbone, device: its network and where it runs.
         mapping: the user's own rows for classes (`models.transfer.mapping_for`).
 
     Raises:
@@ -118,14 +117,14 @@ def check_source(
     names = names_without_background(bag_set)
     readable = [i for i, fact in enumerate(facts) if fact.size is not None]
     groups = same_bytes(facts)
+    reasons = untrainable_reasons(tags, names, readable)
     training = None
-    if backbone is not None and readable:
+    if recipe is not None and not reasons:
         training = estimate_training(
-            len(bag_set.classes),
-            typical_size(facts),
-            config=config or TrainConfig(),
+            bag_set.take(readable),
+            recipe=recipe,
             backbone=backbone,
-            output_stride=output_stride,
+            output_stride=recipe.output_stride,
             device=device,
         )
     return CheckReport(
@@ -152,7 +151,7 @@ def check_source(
         sizes=size_ranges(facts),
         transfer=transfer_rows_of(names, mapping),
         training=training,
-        untrainable_reasons=untrainable_reasons(tags, names, readable),
+        untrainable_reasons=reasons,
         seconds=seconds,
         photos_per_second=len(bags) / max(seconds, 1e-9),
     )
@@ -217,13 +216,9 @@ def _lines(report: CheckReport) -> Iterator[str]:
     )
     yield f"Read in {report.seconds:.1f} s, {report.photos_per_second:,.0f} photos/s"
     if report.training is not None:
-        t = report.training
-        yield (
-            f"Training {t.backbone} on {t.device}: about {_duration(t.seconds)} for {t.steps:,} steps of "
-            f"{t.batch_size} photos ({t.size[1]} x {t.size[0]}), {t.seconds_per_step:.2f} s a step"
-        )
+        yield report.training.text()
     for reason in report.untrainable_reasons:
-        yield f"Training would be untrainable_reasons: {reason}"
+        yield f"Training would teach nothing: {reason}"
 
 
 def _pairs(table: Mapping[str, str]) -> Iterator[str]:
@@ -237,13 +232,3 @@ def _list(title: str, items: Iterable[str]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines[:SHOWN])
         if len(lines) > SHOWN:
             yield f"  ... and {len(lines) - SHOWN:,} more (all of them in --json)"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> _duration(42), _duration(400), _duration(9000)
-    ('42 s', '7 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -15,15 +16,18 @@ import torch
 
 from milseg.config import EARLIER, ROUNDING_ONLY, TrainConfig, TrainOptions, overridden, seconds_of
 from milseg.data.bags import BagSet
-from milseg.distributed.collectives import size as processes
-from milseg.distributed.collectives import slowest
+from milseg.distributed.collectives import is_main, slowest
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec
 from milseg.rules import find_rule
 from milseg.training.recipes import Recipe, find_recipe
-from milseg.training.time_estimate import estimate_training
+from milseg.training.time_estimate import duration, estimate_training, pseudo_label_steps
 from milseg.utils.yaml import parse_yaml
 
+log = logging.getLogger("milseg")
+
+BUDGET_SHARE = 0.85  # the rest is for selections, calibration and what is not timed
+FEW = 5  # with fewer of its steps than a fifth a recipe does little
 SELECTIONS = 6  # how often in a run the held-out bags are scored
 LONGEST_SIDE = {"cpu": 320, "cuda": 512, "mps": 320}
 # With fewer steps than this rounds on one's own masks take from the rule more than they give.
@@ -54,13 +58,11 @@ def make_plan(
     held_out: int,
     device: torch.device,
     *,
-    size: tuple[int, int],
     budgeted: tuple[str, int] | None = None,
 ) -> Plan:
     """Settle every setting: what the user gave, else the recipe, else what suits the machine.
 
     Args:
-        size: (height, width) of a typical photo.
         budgeted: recipe and steps of the run to resume, which a time budget had set.
     """
     backbone = options.backbone
@@ -75,7 +77,7 @@ def make_plan(
     stride = options.output_stride or recipe.output_stride
     steps = options.max_steps
     if options.time_budget is not None:
-        name, steps = budgeted or _within_budget(options, name, recipe, stride, bags, size, device, backbone)
+        name, steps = budgeted or _within_budget(options, name, recipe, stride, bags, device, backbone)
         recipe = _with_options(find_recipe(name, backbone), options, device)
     if steps is not None:
         recipe = recipe.with_steps(steps)
@@ -143,42 +145,41 @@ def _within_budget(
     recipe: Recipe,
     stride: int,
     bags: BagSet,
-    size: tuple[int, int],
     device: torch.device,
     backbone: str,
 ) -> tuple[str, int]:
-    """The recipe that a time budget is enough for, and how many steps of it."""
-    timed = estimate_training(
-        len(bags.classes),
-        size,
-        config=replace(recipe.stages[0], batch_size=-(-recipe.stages[0].batch_size // processes())),
-        backbone=backbone,
-        output_stride=stride,
-        device=device,
-    )
-    # The quicker ones wait for the slowest, and all must count the same steps.
-    seconds_per_step = slowest(timed.seconds_per_step)
-    steps = _steps_in(options, recipe, len(bags), seconds_per_step)
+    """The recipe that a time budget is enough for, and how many steps of it: one at least."""
+    timed = estimate_training(bags, recipe=recipe, backbone=backbone, output_stride=stride, device=device)
+    # All processes must count the same steps.
+    seconds = BUDGET_SHARE * seconds_of(str(options.time_budget)) - slowest(timed.trial_seconds)
+    steps = _steps_in(seconds, options, recipe, len(bags), timed.seconds_per_step)
     if options.recipe is None and name == "best" and steps < FEWEST_FOR_BEST:
         name, recipe = "fast", _with_options(find_recipe("fast", backbone), options, device)
-        steps = _steps_in(options, recipe, len(bags), seconds_per_step)
-    if steps < 10:
-        raise UserError(
-            f"--time-budget {options.time_budget}: enough for {steps} steps of {seconds_per_step:.2g} s; give "
-            "more time, a smaller --longest-side or --batch-size, or a smaller --backbone"
+        steps = _steps_in(seconds, options, recipe, len(bags), timed.seconds_per_step)
+    steps = max(1, steps)
+    if is_main():
+        text = (
+            f"--time-budget {options.time_budget}: recipe {name}, {steps:,} step{'s' * (steps != 1)} of "
+            f"{timed.seconds_per_step:.2g} s, as {timed.trial_seconds:.0f} s of trial steps say"
         )
+        if timed.busy is not None:
+            text += f". {timed.busy}; with less beside it, more steps would fit"
+        if steps < recipe.steps // FEW:
+            text += (
+                f". Its usual {recipe.steps:,} steps take about {duration(recipe.steps * timed.seconds_per_step)}; "
+                "expect masks little better than those of the start"
+            )
+        log.warning(text)
     return name, steps
 
 
-def _steps_in(options: TrainOptions, recipe: Recipe, photos: int, seconds_per_step: float) -> int:
-    """How many steps a time budget is enough for, and no more than are known to be of use."""
-    budget = 0.85 * seconds_of(str(options.time_budget))
-    batch = recipe.stages[0].batch_size
-    # A round looks at every photo seven times more and refines it: about three times what it costs in a step.
-    masks = 3 * (len(recipe.stages) - 1) * photos * seconds_per_step / batch
-    steps = max(0, int((budget - masks) / seconds_per_step))
+def _steps_in(
+    seconds: float, options: TrainOptions, recipe: Recipe, photos: int, seconds_per_step: float
+) -> int:
+    """How many steps fit into the time, and no more than are known to be of use."""
+    steps = max(0, int(seconds / seconds_per_step - pseudo_label_steps(recipe, photos)))
     if recipe.inference.refine != "none":  # the recipes for masks say how much is enough
-        steps = min(steps, max(recipe.steps, EPOCHS * photos // batch))
+        steps = min(steps, max(recipe.steps, EPOCHS * photos // recipe.stages[0].batch_size))
     return min(steps, options.max_steps) if options.max_steps else steps
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from milseg.config import InferenceConfig, TrainConfig, TrainOptions, seconds_of
 from milseg.data.bags import BagSet, load_mask, load_photo
-from milseg.data.photo_statistics import PhotoFacts, read_photos, typical_size
+from milseg.data.photo_statistics import read_photos
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
 from milseg.data.tag_statistics import names_without_background, tag_matrix, untrainable_reasons
@@ -112,11 +112,11 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
             raise UserError(
                 f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"
             )
-    bags, facts = _readable(bags, progress=progress)
+    bags = _readable(bags, progress=progress)
     budgeted = stored_steps(stored) if stored else None
     with errors_on_all_ranks():
         train, held = hold_out(bags, options.hold_out, options.seed)
-        plan = make_plan(options, bags, len(held), device, size=typical_size(facts), budgeted=budgeted)
+        plan = make_plan(options, bags, len(held), device, budgeted=budgeted)
         record = {
             "plan": plan_record(plan),
             "start": start_record(options),
@@ -166,7 +166,7 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
         remove_halves(out / pictures)
 
 
-def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]]:
+def _readable(bags: BagSet, *, progress: bool) -> BagSet:
     """The bags whose photos can be read, the others named; each photo is decoded once, before hours depend on it.
 
     Raises:
@@ -177,7 +177,7 @@ def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]
     good = [i for i, fact in enumerate(facts) if fact.size is not None]
     why = untrainable_reasons(tag_matrix(bags), names_without_background(bags), good)
     if why:
-        raise UserError(f"{bags.name}: training would be untrainable_reasons: {'; '.join(why)}")
+        raise UserError(f"{bags.name}: training would teach nothing: {'; '.join(why)}")
     bad = [
         f"{bag.name}: {fact.reason}" for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None
     ]
@@ -191,7 +191,7 @@ def _readable(bags: BagSet, *, progress: bool) -> tuple[BagSet, list[PhotoFacts]
     if bad:
         note = f"{len(bad)} photos that cannot be read left out, such as {bad[0].partition(':')[0]}"
         bags = replace(bags, notes=(*bags.notes, note))
-    return bags.take(good), [facts[i] for i in good]
+    return bags.take(good)
 
 
 def _start(options: TrainOptions, plan: Plan) -> tuple[FCN, TransferReport]:

@@ -208,9 +208,7 @@ def test_training_learns_the_same_from_shards(photos: Path, tmp_path: Path) -> N
 
 def test_check_and_predict_see_the_photos(photos: Path, tmp_path: Path) -> None:
     made(photos, tmp_path / "out")
-    reports = [
-        check_source(open_source(s), backbone=None, progress=False) for s in (photos, tmp_path / "out")
-    ]
+    reports = [check_source(open_source(s), progress=False) for s in (photos, tmp_path / "out")]
     one, other = (replace(r, name="", seconds=0.0, photos_per_second=0.0) for r in reports)
     assert replace(one, odd=other.odd) == other
     assert find_photos([str(tmp_path / "out")])[1].below == "in/p1.v1.5.jpg"
