@@ -106,7 +106,7 @@ def test_the_metadata_is_all_that_a_reader_needs() -> None:
     assert told["supervision"] == "tags"
     assert json.loads(told["inference"])["flip"] is True
     assert json.loads(told["spec"])["prior"]["intercept"][0] == "inf"
-    assert json.loads(told["network"])["stride"] == 4
+    assert json.loads(told["network"])["image_padding"] == 0
     assert set(map(type, told.values())) == {str}
 
 

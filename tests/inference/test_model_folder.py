@@ -6,9 +6,12 @@ import json
 import math
 import os
 import pickle
+import resource
 import struct
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,8 +182,9 @@ def test_hostile_weights_are_refused_and_named(
 def test_damaged_texts_are_named(folder: Path, name: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     (folder / name).write_text(text)
-    with pytest.raises(UserError, match=r"model: config\.yaml or labels\.json cannot be read"):
+    with pytest.raises(UserError) as caught:
         load_model(folder)
+    assert str(caught.value).startswith(f"{folder / name}: ")
     assert not (folder.parent / "bomb").exists()
 
 
@@ -189,7 +193,12 @@ def test_damaged_texts_are_named(folder: Path, name: str, text: str, monkeypatch
     [
         ("config.yaml", "backbone: tiny", "backbone: tinny", "did you mean 'tiny'"),
         ("config.yaml", "output_stride: 2", "output_stride: 3", "tiny has no output stride 3"),
-        ("config.yaml", "output_stride: 2", "output_stride: x", "tiny has no output stride x"),
+        (
+            "config.yaml",
+            "output_stride: 2",
+            "output_stride: x",
+            "output_stride is 'x'; expected a whole number",
+        ),
         (
             "config.yaml",
             "backbone: tiny\noutput_stride: 2",
@@ -206,6 +215,171 @@ def test_files_that_do_not_belong_together(folder: Path, name: str, old: str, ne
     path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(UserError, match=message):
         load_model(folder)
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("backbone", "null", "backbone is none; expected a text"),
+        ("backbone", "[tiny]", "backbone is a list of 1"),
+        ("output_stride", "'2'", "output_stride is '2'; expected a whole number from 1 to 64, or none"),
+        ("output_stride", "true", "output_stride is true"),
+        ("output_stride", "2.0", r"output_stride is 2\.0"),
+        ("output_stride", "9" * 4000, "a whole number of more than 60 digits"),
+        ("output_stride", "0x" + "f" * 9000, "a whole number of more than 60 digits"),
+        ("longest_side", "wide", "longest_side is 'wide'; expected a whole number from 1 to 100000, or none"),
+        ("longest_side", "0", "longest_side is 0"),
+        ("longest_side", "-5", "longest_side is -5"),
+        ("longest_side", "320.5", r"longest_side is 320\.5"),
+        ("longest_side", "true", "longest_side is true"),
+        ("longest_side", ".inf", "longest_side is inf"),
+        ("longest_side", "2026-11-27", "longest_side is a date"),
+        ("supervision", "3", "supervision is 3; expected a text"),
+        ("supervision", "null", "supervision is none; expected a text"),
+        ("tags_from", "{a: b}", "tags_from is settings by name"),
+        ("tags_from", "x" * 20_000, r"tags_from is 'x{60}'\.\.\.; expected a text of 0 to 10,000 characters"),
+        ("milseg_version", "[1, 2]", "milseg_version is a list of 2"),
+        ("inference", "null", "inference is none; expected settings by name"),
+        ("inference", "3", "inference is 3"),
+        ("inference", "{prior: .nan}", "inference: prior is nan; expected a number from 0 to 10"),
+        ("inference", "{prior: .inf}", "inference: prior is inf"),
+        ("inference", "{prior: true}", "inference: prior is true"),
+        ("inference", "{scales: 1.0}", r"inference: scales is 1\.0; expected a list of 1 to 16 numbers"),
+        ("inference", "{scales: []}", "inference: scales is a list of 0"),
+        ("inference", "{scales: [[1.0]]}", r"inference: scales\[0\] is a list of 1"),
+        ("inference", "{scales: [1.0, .nan]}", r"inference: scales\[1\] is nan"),
+        (
+            "inference",
+            f"{{scales: [{', '.join(['1.0'] * 10_000)}]}}",
+            "inference: scales is a list of 10,000",
+        ),
+        ("inference", "{flip: 1}", "inference: flip is 1; expected true or false"),
+        ("inference", "{flip: 'no'}", "inference: flip is 'no'"),
+        (
+            "inference",
+            "{random_walk: 1000000000}",
+            "inference: random_walk is 1000000000; expected .* 0 to 100",
+        ),
+        ("inference", "{refine_side: 1000000000}", "inference: refine_side is 1000000000"),
+        ("inference", "{refine: null}", "inference: refine is none"),
+        (
+            "inference",
+            "{refine: crf(iterations=1000000)}",
+            "refiner crf: iterations is 1000000; expected 0 to 100",
+        ),
+        ("inference", "{refine: superpixels(count=1000000000)}", "count is 1000000000; expected 1 to"),
+        ("inference", "{refine: pamr(iterations=10000)}", "refiner pamr: iterations is 10000"),
+        ("inference", "{refine: crff}", "unknown refiner 'crff'; did you mean 'crf'"),
+        ("inference", "{refine: 'crf(iterations=__import__(1))'}", "expected a number"),
+        ("inference", "{refinement: none}", "inference: holds the unknown key 'refinement'; known: scales"),
+        ("inference", "{1: 2}", "inference: holds the unknown key 1"),
+        ("prior", "[1, 2]", "prior is a list of 2; expected settings by name"),
+        ("prior", "{slope: [1, 1, 1]}", "prior: intercept is missing; expected a list"),
+        ("prior", "{slope: [1, .nan, 1], intercept: [1, 1, 1]}", r"prior: slope\[1\] is nan"),
+        ("prior", "{slope: [1, 1, 1], intercept: [1, -.inf, 1]}", r"prior: intercept\[1\] is -inf"),
+        ("prior", "{slope: [1, .inf, 1], intercept: [1, 1, 1]}", r"prior: slope\[1\] is inf"),
+        ("prior", "{slope: [1, 1.0e+300, 1], intercept: [1, 1, 1]}", r"prior: slope\[1\] is 1e\+300"),
+        ("prior", "{slope: [1, true, 1], intercept: [1, 1, 1]}", r"prior: slope\[1\] is true"),
+        ("prior", "{slope: [1, 1, 1], intercept: [1, 1]}", "slope has 3 numbers and intercept 2"),
+        ("prior", "{slope: [1, 1], intercept: [1, 1]}", "prior has 2 numbers for 3 classes"),
+        ("prior", "{slope: 1, intercept: 1}", "prior: slope is 1; expected a list"),
+        ("more", "[" * 20_000, "nested more than 50 deep"),
+        ("more", "{a: " * 20_000, "nested more than 50 deep"),
+        ("more", "&a [*a]", "stands inside of itself"),
+        ("more", "x\n" + BOMB, "more than 200,000 values"),
+        ("more", "x\n" + MERGES, "more than 200,000 values"),
+        ("more", "1:" * 400 + "1.5", "does not fit its tag"),
+        ("more", "!!binary x", "config.yaml: cannot be read"),
+        ("more", "x  # " + "x" * 3_000_000, r"bytes, over the limit of 1,048,576"),
+    ],
+)
+def test_values_of_the_settings_that_make_no_sense(folder: Path, key: str, value: str, words: str) -> None:
+    """One message with the file and the key, at once, and no memory taken."""
+    path = folder / "config.yaml"
+    record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    record.pop(key, None)
+    path.write_text(f"{yaml.safe_dump(record)}{key}: {value}\n", encoding="utf-8")
+    began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=words) as caught:
+        load_model(folder)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert len(str(caught.value)) < 1000
+    assert time.process_time() - began < 15
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ([f"c{number}" for number in range(100_000)], "over the limit of 1,048,576|is a list of 100,000"),
+        (
+            [str(number) for number in range(10_001)],
+            "classes is a list of 10,001; expected a list of 1 to 10,000",
+        ),
+        ([str(number) for number in range(10_000)], r"model\.safetensors: does not fit"),
+        (["background", "cat", "cat"], r"classes\[1\] 'cat' comes twice"),
+        (["background", "cat", ""], r"classes\[2\] is ''; expected a text of 1 to 500 characters"),
+        (["background", "cat", "  "], r"classes\[2\] '  ' is blank"),
+        (["background", "cat", "x" * 501], r"classes\[2\] is 'x"),
+        (["background", "cat", "a\0b"], r"classes\[2\] is 'a"),
+        (["background", "cat", None], r"classes\[2\] is none"),
+        (["background", "cat", 5], r"classes\[2\] is 5"),
+        (["background", "cat", ["dog"]], r"classes\[2\] is a list of 1"),
+        ({"background": 0}, "classes is settings by name"),
+    ],
+)
+def test_names_of_classes_that_make_no_sense(folder: Path, classes: Any, words: str) -> None:
+    (folder / "labels.json").write_text(json.dumps({"classes": classes}))
+    with pytest.raises(UserError, match=words):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensor: tensor.fill_(math.nan), "score_layer.bias holds values that are not finite"),
+        (lambda tensor: tensor.fill_(math.inf), "score_layer.bias holds values that are not finite"),
+        (lambda tensor: tensor.double().fill_(1e300), "score_layer.bias holds values that are not finite"),
+        (lambda tensor: tensor.to(torch.int64), "score_layer.bias holds torch.int64; expected torch.float32"),
+        (lambda tensor: tensor.to(torch.complex64), "score_layer.bias holds torch.complex64"),
+    ],
+)
+def test_weights_that_make_no_sense(folder: Path, change: Callable[..., torch.Tensor], words: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["score_layer.bias"] = change(tensors["score_layer.bias"])
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=words):
+        load_model(folder)
+
+
+def test_a_table_of_tensors_is_measured_before_it_is_read(folder: Path) -> None:
+    """100 MB of names would be parsed by safetensors itself."""
+    path = folder / "model.safetensors"
+    names = b",".join(
+        b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % number for number in range(400_000)
+    )
+    path.write_bytes(safetensors_with(b"{" + names + b"}"))
+    with pytest.raises(UserError, match=r"damaged or cut short \(a table of .* bytes, over the limit"):
+        load_model(folder)
+
+
+def test_weights_in_half_precision_are_read_as_float32(folder: Path) -> None:
+    tensors = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file({name: t if t.ndim else t.long() for name, t in tensors.items()}, folder / "model.safetensors")
+    model, _ = load_model(folder)
+    assert {tensor.dtype for tensor in model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("change", ["extra", "missing"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from milseg.config.fields import Limits, check_fields
 from milseg.errors import UserError, unknown_name
 
 SCHEDULES = ("constant", "linear")
@@ -118,15 +120,16 @@ class InferenceConfig:
     refine: str = "none"
     refine_side: int = 512
 
+    LIMITS: ClassVar[Mapping[str, Limits]] = {
+        "scales": Limits(least=0.1, most=8, entries=(1, 16)),
+        "prior": Limits(least=0, most=10),
+        "random_walk": Limits(least=0, most=100),
+        "refine": Limits(length=(1, 500)),
+        "refine_side": Limits(least=16, most=8192),
+    }
+
     def __post_init__(self) -> None:
-        if not self.scales or not all(0.1 <= scale <= 8 for scale in self.scales):
-            raise UserError(f"scales are {self.scales}; expected one or more numbers from 0.1 to 8")
-        if not 0 <= self.prior <= 10:
-            raise UserError(f"prior is {self.prior}; expected 0 (none) to 10")
-        if not 0 <= self.random_walk <= 100:
-            raise UserError(f"random_walk is {self.random_walk}; expected 0 (none) to 100 steps")
-        if self.refine_side < 16:
-            raise UserError(f"refine_side is {self.refine_side}; expected 16 or more pixels")
+        check_fields(self)
 
 
 def check_seed(seed: int) -> None:

@@ -70,9 +70,12 @@ def metadata(model: FCN, spec: ModelSpec) -> dict[str, str]:
     record = spec_record(spec)
     if spec.prior is not None:  # JSON has no word for infinity
         record["prior"] = {key: [str(value) for value in values] for key, values in record["prior"].items()}
-    network: dict[str, Any] = {"input": INNER[0], "output": INNER[1], "layers": model._layers}
-    for name in ("stride", "offset", "field", "minimum", "image_padding"):
-        network[name] = getattr(model, name)
+    network = {
+        "input": INNER[0],
+        "output": INNER[1],
+        "layers": model._layers,
+        "image_padding": model.image_padding,
+    }
     return {
         "milseg_format": FORMAT,
         "milseg_version": spec.milseg_version,

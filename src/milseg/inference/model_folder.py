@@ -7,26 +7,37 @@ A model folder holds `model.safetensors`, `config.yaml` (how to build the networ
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 import yaml
 
 from milseg._version import __version__
 from milseg.config import InferenceConfig
+from milseg.config.fields import MOST_ENTRIES, Limits, check_fields, checked, read_fields, shown
 from milseg.errors import UserError
 from milseg.inference.prior import Prior
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
-from milseg.utils.files import PathLike, as_path, check_writable, remove_leftovers, write_json, write_text
-from milseg.utils.tensors import finite_tensors, load_tensors_into, read_tensors, save_tensors
+from milseg.refine import find_refiner
+from milseg.utils.files import (
+    PathLike,
+    as_path,
+    check_writable,
+    read_limited,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from milseg.utils.tensors import finite_tensors, read_tensors, save_tensors
 from milseg.utils.yaml import parse_yaml
 
 FILES = ("config.yaml", "labels.json", "model.safetensors")
-# What a text that is damaged, or not what it should be, raises on the way to its values.
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+MAX_SETTINGS = 2**20  # bytes of config.yaml, and of labels.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +65,43 @@ class ModelSpec:
     prior: Prior | None = None
     milseg_version: str = __version__
 
+    LIMITS: ClassVar[Mapping[str, Limits]] = {
+        "backbone": Limits(length=(1, 100)),
+        "classes": Limits(entries=(1, MOST_ENTRIES), length=(1, 500)),
+        "output_stride": Limits(least=1, most=64),
+        "vgg_padding": Limits(length=(1, 100)),
+        "longest_side": Limits(least=1, most=100_000),
+        "milseg_version": Limits(length=(0, 100)),
+    }
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_names(self.classes)
+        if self.prior is not None and len(self.prior.slope) != len(self.classes):
+            raise UserError(
+                f"prior has {len(self.prior.slope)} numbers for {len(self.classes)} classes; expected one a class"
+            )
+
     def build(self) -> FCN:
         """The network with fresh weights."""
         return build_fcn(
             self.backbone, len(self.classes), output_stride=self.output_stride, vgg_padding=self.vgg_padding
         )
+
+
+def check_names(classes: Sequence[str]) -> None:
+    """Check that every class has a name of its own.
+
+    Raises:
+        UserError: a name is blank, or comes twice.
+    """
+    counts = Counter(classes)
+    for number, name in enumerate(classes):
+        if not name.strip() or counts[name] > 1:
+            problem = "comes twice" if name.strip() else "is blank"
+            raise UserError(
+                f"classes[{number}] {shown(name)} {problem}; expected a name of its own for each class"
+            )
 
 
 def save_model(folder: PathLike, model: FCN, spec: ModelSpec) -> None:
@@ -89,12 +132,21 @@ def load_model(folder: PathLike) -> tuple[FCN, ModelSpec]:
     """Build the network of a model folder and read its weights; in evaluation mode, on the CPU.
 
     Raises:
-        UserError: a file is missing, damaged, or does not fit the others.
+        UserError: a file is missing, damaged, far too large, or does not fit the others; a setting is of another type,
+            out of range or not finite.
     """
     folder = as_path(folder)
     spec = _read_spec(folder)
-    model = spec.build()
-    load_tensors_into(model, read_tensors(folder / "model.safetensors")[0], folder / "model.safetensors")
+    try:
+        with torch.device("meta"):  # shapes only: memory is taken for weights that fit
+            model = spec.build()
+        if spec.inference.refine != "none":
+            find_refiner(spec.inference.refine)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from None
+    weights = folder / "model.safetensors"
+    tensors, _ = read_tensors(weights, expected=model.state_dict())
+    model.load_state_dict(tensors, assign=True)
     return model.eval(), spec
 
 
@@ -102,28 +154,28 @@ def _read_spec(folder: Path) -> ModelSpec:
     for name in FILES:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: missing; a model folder holds {', '.join(FILES)}")
+    config, labels = folder / "config.yaml", folder / "labels.json"
+    record = _parsed(config, parse_yaml)
+    if not isinstance(record, dict):
+        raise UserError(f"{config}: holds {shown(record)}; expected settings by name")
+    classes = _parsed(labels, json.loads)
+    if not isinstance(classes, dict) or "classes" not in classes:
+        raise UserError(f'{labels}: no classes; expected {{"classes": [names, background first]}}')
+    names = checked(
+        classes["classes"], tuple[str, ...], ModelSpec.LIMITS["classes"], f"{labels}: classes", lists=True
+    )
     try:
-        record = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"))
-        labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-        classes = labels["classes"]
-        if not isinstance(classes, list) or not classes:
-            raise TypeError(f"classes are {classes!r}, expected a list of names")
-        known = {field.name for field in fields(ModelSpec)} - {"classes"}
-        given = {key: value for key, value in record.items() if key in known}
-        if "inference" in given:
-            given["inference"] = InferenceConfig(**_tuples(given["inference"]))
-        if given.get("prior") is not None:
-            given["prior"] = Prior(**_tuples(given["prior"]))
-        spec = ModelSpec(classes=tuple(str(name) for name in classes), **given)
-        if not isinstance(spec.backbone, str) or not isinstance(spec.vgg_padding, str):
-            raise TypeError("backbone and vgg_padding are names")
-        return spec
-    except _DAMAGED as error:
-        raise UserError(
-            f"{folder}: config.yaml or labels.json cannot be read ({type(error).__name__}: {error}); copy "
-            "the model folder again"
-        ) from None
+        check_names(names)
+    except UserError as error:
+        raise UserError(f"{labels}: {error}") from None
+    return read_fields(ModelSpec, record | {"classes": list(names)}, str(config), skip_unknown=True)
 
 
-def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(read_limited(path, MAX_SETTINGS, "model's settings").decode("utf-8"))
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read ({reason}); copy the model folder again") from None

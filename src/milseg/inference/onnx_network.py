@@ -10,23 +10,25 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from milseg.config import EXPORT_SUFFIXES, InferenceConfig
+from milseg.config import EXPORT_SUFFIXES
+from milseg.config.fields import Limits, check_fields, read_fields, shown
 from milseg.errors import UserError
-from milseg.inference.model_folder import ModelSpec
-from milseg.inference.prior import Prior
-from milseg.models.fcn import Layer, map_length
+from milseg.inference.model_folder import MAX_SETTINGS, ModelSpec
+from milseg.inference.onnx_check import MAX_FILE, check_fields_of, check_network
+from milseg.models.fcn import Layer, geometry, map_length
+from milseg.utils.files import read_limited
 
-FORMAT = "1"  # of the metadata that `milseg.export.write` writes
+FORMAT = "2"  # of the metadata that `milseg.export.write` writes
 
 
 def is_onnx_file(place: Path | str) -> bool:
@@ -41,22 +43,44 @@ def is_onnx_file(place: Path | str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFacts:
-    """What a file says of its network beside the scores.
+    """Where the network lies in a file, and its layers, from which the geometry of its maps follows.
 
     Attributes:
         input, output: names of the tensors between which the network lies.
-        stride, offset, field, minimum, image_padding: as in `milseg.models.fcn.FCN`.
-        layers: each a `Layer`'s fields, from which the size of a map follows.
+        image_padding: as in `milseg.models.fcn.FCN`.
+        layers: the convolutions and pools on the main path.
     """
 
     input: str
     output: str
-    stride: int
-    offset: float
-    field: int
-    minimum: int
     image_padding: int
     layers: tuple[Layer, ...]
+
+    LIMITS: ClassVar[Mapping[str, Limits]] = {
+        "input": Limits(length=(1, 200)),
+        "output": Limits(length=(1, 200)),
+        "image_padding": Limits(least=0, most=500),
+        "layers": Limits(least=0, most=1000, entries=(1, 1000)),
+    }
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if any(min(layer.kernel, layer.stride, layer.dilation) < 1 for layer in self.layers):
+            raise UserError("layers hold a kernel, stride or dilation of 0; expected 1 or more")
+        if not 1 <= geometry(self.layers).stride <= 64 or not self.min_size:
+            raise UserError("layers give no map of a photo; expected a stride of at most 64")
+
+    @property
+    def min_size(self) -> int:
+        """The smallest side in pixels that gives a score-map cell; 0 where none up to 10,000 does."""
+        border = 2 * self.image_padding
+        return next((n for n in range(1, 10_000) if map_length(self.layers, n + border)), 0)
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (h, w) of the score map of a photo of height x width pixels."""
+        least, border = self.min_size, 2 * self.image_padding
+        tall, broad = (map_length(self.layers, max(side, least) + border) for side in (height, width))
+        return tall, broad
 
 
 class OnnxNetwork(nn.Module):
@@ -64,17 +88,14 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, session: Any, facts: NetworkFacts, classes: int) -> None:
         super().__init__()
-        self.stride, self.offset, self.field = facts.stride, facts.offset, facts.field
-        self.minimum, self._facts = facts.minimum, facts
+        place = geometry(facts.layers, image_padding=facts.image_padding)
+        self.stride, self.offset, self.field = place
+        self.minimum, self._facts = facts.min_size, facts
         self._session, self._classes = session, classes
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (h, w) of the score map of a photo of so many pixels."""
-        border = 2 * self._facts.image_padding
-        tall, broad = (
-            map_length(self._facts.layers, max(side, self.minimum) + border) for side in (height, width)
-        )
-        return tall, broad
+        """The (h, w) of the score map of a photo of height x width pixels."""
+        return self._facts.map_size(height, width)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Scores [B, C, h, w] of normalised photos [B, 3, H, W]."""
@@ -100,60 +121,70 @@ def load_onnx_network(path: Path) -> tuple[OnnxNetwork, ModelSpec]:
         )
     onnx = needed("onnx")
     needed("onnxruntime")
-    damaged = "damaged or cut short; copy it again, or export it again"
+    damaged = "damaged, cut short, or no file of milseg export; copy it again, or export it again"
+    data = read_limited(path, MAX_FILE, "model")
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
+        check_fields_of(data)
         proto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's decoders have no error class in common
         raise UserError(f"{path}: no ONNX file, or {damaged} ({_short(error)})") from None
-    told = {entry.key: entry.value for entry in proto.metadata_props}
-    if "milseg_format" not in told:
+    del data
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    if "milseg_format" not in metadata:
         raise UserError(f"{path}: has no settings of milseg inside; expected a file written by milseg export")
-    if told["milseg_format"] != FORMAT:
+    if metadata["milseg_format"] != FORMAT:
         raise UserError(
-            f"{path}: format {told['milseg_format']}, this milseg reads {FORMAT}; export it again"
+            f"{path}: format {metadata['milseg_format'][:20]}, this milseg reads {FORMAT}; export it again"
         )
+    spec = _spec(_record(metadata, "spec", path), f"{path}: spec")
+    facts = read_fields(NetworkFacts, _record(metadata, "network", path), f"{path}: network")
     try:
-        spec = _spec(json.loads(told["spec"]))
-        facts = _facts(json.loads(told["network"]))
-        inside = _between(onnx, proto, facts.input, facts.output)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        part = _between(onnx, proto, facts.input, facts.output)
+        check_network(
+            onnx, part, lambda *side: (len(spec.classes), *facts.map_size(*side)), facts.image_padding
+        )
+    except Exception as error:  # nor have those of its shape inference
         raise UserError(f"{path}: {damaged} ({_short(error)})") from None
     try:
-        session = cpu_session(inside)
+        session = cpu_session(part)
     except Exception as error:  # nor have onnxruntime's
         raise UserError(f"{path}: {damaged} ({_short(error)})") from None
     return OnnxNetwork(session, facts, len(spec.classes)), spec
 
 
-def _facts(record: dict[str, Any]) -> NetworkFacts:
-    layers = tuple(Layer(*layer) for layer in record.pop("layers"))
-    facts = NetworkFacts(layers=layers, **record)
-    if not all(isinstance(side, int) and side > 0 for side in (facts.stride, facts.field, facts.minimum)):
-        raise ValueError("a network without stride, field or minimum")
-    return facts
+def _record(metadata: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    """A JSON object in the metadata."""
+    text = metadata.get(key, "")
+    if len(text) > MAX_SETTINGS:
+        raise UserError(f"{path}: {key} has {len(text):,} characters, over the limit of {MAX_SETTINGS:,}")
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: {key} is damaged ({_short(error)}); export it again") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: {key} is {shown(record)}; expected settings by name. Export it again")
+    return record
 
 
-def _spec(record: dict[str, Any]) -> ModelSpec:
-    inference: dict[str, Any] = {
-        key: tuple(v) if isinstance(v, list) else v for key, v in record.pop("inference").items()
-    }
-    prior = record.pop("prior")
-    if prior is not None:
-        prior = Prior(**{key: tuple(float(value) for value in values) for key, values in prior.items()})
-    classes = tuple(str(name) for name in record.pop("classes"))
-    return ModelSpec(classes=classes, inference=InferenceConfig(**inference), prior=prior, **record)
+def _spec(record: dict[str, Any], where: str) -> ModelSpec:
+    prior = record.get("prior")
+    if isinstance(prior, dict):  # its numbers are texts, as JSON has no word for infinity
+        record["prior"] = {key: _numbers(values) for key, values in prior.items()}
+    return read_fields(ModelSpec, record, where, skip_unknown=True)
+
+
+def _numbers(values: Any) -> Any:
+    """Texts of numbers as numbers; whatever else it is comes back, to be refused by name."""
+    try:
+        return [float(value) if isinstance(value, str) else value for value in values]
+    except (ValueError, TypeError):
+        return values
 
 
 def _between(onnx: Any, proto: Any, start: str, end: str) -> Any:
     """The part of a graph that computes tensor `end` from tensor `start`, as a model of its own."""
     graph = proto.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in weights.values()):
-        raise ValueError("weights outside the file")
     maker = {name: number for number, node in enumerate(graph.node) for name in node.output}
     nodes: set[int] = set()
     used: set[str] = set()
@@ -180,8 +211,7 @@ def _between(onnx: Any, proto: Any, start: str, end: str) -> Any:
     )
     return helper.make_model(
         part,
-        opset_imports=list(proto.opset_import),
-        functions=list(proto.functions),
+        opset_imports=[entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")],
         ir_version=proto.ir_version,
     )
 

@@ -9,15 +9,18 @@ it uses the photo's predicted tags, never true ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
+from milseg.config.fields import MOST_ENTRIES, Limits, check_fields
 from milseg.data.bags import PRESENT, UNKNOWN
+from milseg.errors import UserError
 
 BACKGROUND_NAME = "background"
 FEWEST = 5  # bags with the tag, and as many without it, that calibrating a class takes
@@ -33,6 +36,18 @@ class Prior:
 
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
+
+    LIMITS: ClassVar[Mapping[str, Limits]] = {
+        "slope": Limits(least=-1e6, most=1e6, entries=(1, MOST_ENTRIES)),
+        "intercept": Limits(least=-1e6, most=1e6, entries=(1, MOST_ENTRIES), infinite=True),
+    }
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.slope) != len(self.intercept):
+            raise UserError(
+                f"slope has {len(self.slope)} numbers and intercept {len(self.intercept)}; expected one a class"
+            )
 
     def log_probability(self, evidence: torch.Tensor) -> torch.Tensor:
         """Return log P(class is in the photo) from `tag_evidence`, [C] to [C]; 0 for classes left alone."""

@@ -49,7 +49,7 @@ REFINERS: dict[str, RefinerRow] = {
             "bilateral_sigma_rgb": (0.01, 1e4),
             "bilateral_weight": (0, 1e4),
             "scale": (1, 64),
-            "max_pixels": (1, 1e8),
+            "max_pixels": (1, 4e6),
         },
     ),
     "pamr": RefinerRow(

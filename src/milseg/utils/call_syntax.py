@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +15,11 @@ from milseg.errors import UserError, unknown_name
 
 Value = bool | int | float
 
-_CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
-_SETTING = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_-]*)\s*=\s*(.*?)\s*", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-_WORDS = {"true": True, "false": False}
 NO_LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType({})
+LONGEST = 1000  # characters of a name with its settings
+_CALL = re.compile(r"\s*([A-Za-z][A-Za-z0-9_-]*)\s*(?:\((.*)\))?\s*", re.DOTALL)
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(?=\s*=)")
+_WORDS = {"true": True, "false": False}
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Value]]:
@@ -34,34 +36,36 @@ def parse_call(text: str) -> tuple[str, dict[str, Value]]:
     Raises:
         UserError: anything else.
     """
-    match = _CALL.fullmatch(text)
-    if not match:
-        raise UserError(f"{text!r}: expected a name, or name(option=value, ...)")
-    name, inner = match.groups()
+    match = _CALL.fullmatch(text[: LONGEST + 1])
+    if not match or len(text) > LONGEST:
+        raise UserError(f"{text[:60]!r}: expected a name, or name(option=value, ...)")
+    name, inner = match[1], _OPTION.sub(lambda option: option[0].replace("-", "_"), match[2] or "")
+    try:
+        call = ast.parse(f"call({inner})", mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        call = None
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise UserError(f"{text!r}: expected option=value inside the parentheses, as in {name}(k=5)")
     settings: dict[str, Value] = {}
-    for part in (inner or "").split(",") if (inner or "").strip() else ():
-        setting = _SETTING.fullmatch(part)
-        if not setting:
-            raise UserError(f"{text!r}: found {part.strip()!r}; expected option=value, as in {name}(k=5)")
-        option = setting[1].replace("-", "_")
-        if option in settings:
-            raise UserError(f"{text!r}: {option} is given twice")
-        settings[option] = _value(text, option, setting[2])
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in settings:
+            raise UserError(f"{text!r}: {keyword.arg or 'an option'} is given twice, or has no name")
+        settings[keyword.arg] = _value(text, keyword.arg, keyword.value)
     return name, settings
 
 
-def _value(text: str, option: str, word: str) -> Value:
-    if word.lower() in _WORDS:
-        return _WORDS[word.lower()]
-    if not _NUMBER.fullmatch(word):
-        raise UserError(f"{text!r}: {option} is {word!r}; expected a number, true or false")
+def _value(text: str, option: str, node: ast.expr) -> Value:
+    if isinstance(node, ast.Name) and node.id.lower() in _WORDS:
+        return _WORDS[node.id.lower()]
     try:
-        return int(word)
-    except ValueError:
-        number = float(word)
-    if math.isinf(number):
-        raise UserError(f"{text!r}: {option} is {word}, too large a number")
-    return number
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, bool | int | float):
+        raise UserError(f"{text!r}: {option} is {ast.unparse(node)}; expected a number, true or false")
+    if abs(value) > sys.float_info.max:
+        raise UserError(f"{text!r}: {option} is too large a number")
+    return value
 
 
 def split_calls(text: str) -> list[str]:
@@ -120,6 +124,6 @@ def check_settings(
         low, high = limits.get(option, (-math.inf, math.inf))
         if not low <= value <= high:
             expected = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-            raise UserError(f"{kind} {name}: {option} is {value:g}; expected {expected}")
+            raise UserError(f"{kind} {name}: {option} is {value}; expected {expected}")
         checked[option] = value
     return checked

@@ -132,6 +132,31 @@ def holds_files(folder: Path) -> bool:
     return folder.is_dir() and any(not _LEFT_BEHIND.fullmatch(path.name) for path in folder.iterdir())
 
 
+def read_limited(path: Path, limit: int, kind: str) -> bytes:
+    """The bytes of a file that is measured before it is read.
+
+    Args:
+        limit: bytes. kind: what messages call the file.
+
+    Raises:
+        UserError: missing, no plain file, not readable, or over the limit.
+    """
+    try:
+        if not path.is_file():
+            problem = "no plain file" if path.exists() else "missing"
+            raise UserError(f"{path}: {problem}, where a {kind} is expected")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(limit + 1) if size <= limit else b""
+    except OSError as error:
+        raise UserError(f"{path}: the {kind} cannot be read ({error.strerror})") from None
+    if max(size, len(data)) > limit:
+        raise UserError(
+            f"{path}: {max(size, len(data)):,} bytes, over the limit of {limit:,} for a {kind}; not read"
+        )
+    return data
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
