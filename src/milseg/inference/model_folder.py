@@ -66,7 +66,7 @@ class ModelSpec:
     milseg_version: str = __version__
 
     LIMITS: ClassVar[Mapping[str, Limits]] = {
-        "backbone": Limits(length=(1, 100)),
+        "backbone": Limits(length=(0, 100)),
         "classes": Limits(entries=(1, MOST_ENTRIES), length=(1, 500)),
         "output_stride": Limits(least=1, most=64),
         "vgg_padding": Limits(length=(1, 100)),
