@@ -291,3 +291,14 @@ def test_single_photos_are_told_beside_mean_iu(source: Path) -> None:
     )
     count = row["by_photo"]["refined"]["tags_without_pixel"]["count"]
     assert f"| {count} of 4 ({25 * count:.1f} %) | - |" in text
+
+
+def test_one_bad_photo_ends_no_comparison(source: Path) -> None:
+    for name in ("p1.png", "p9.png"):  # of the training and of the validation split
+        (source / name).write_bytes(b"nothing")
+    (row,) = compare(options(source, rules=("max",)), progress=False)
+    assert row["photos"] == 3
+    assert [note for note in row["notes"] if "cannot be read left out, such as p" in note] == [
+        "1 photos that cannot be read left out, such as p1",
+        "1 photos that cannot be read left out, such as p9",
+    ]

@@ -84,7 +84,7 @@ def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Sco
     else:
         found = evaluate_model(model, bags, readings=[options.reading], longest_side=spec.longest_side)
         scores = found[options.reading]
-    scores = replace(scores, notes=bags.notes)
+    scores = replace(scores, notes=(*bags.notes, *scores.notes))
     about = {
         "model": str(options.model),
         "set": bags.name,

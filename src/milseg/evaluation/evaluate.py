@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -55,14 +56,16 @@ def evaluate_model(
     spec = ModelSpec(backbone="", classes=bags.classes, longest_side=longest_side)
     segmenter = Segmenter(model, spec, inference=InferenceConfig())
     evaluations = {reading: Evaluation(bags.classes) for reading in readings}
+    left_out: list[str] = []
     with collectives.errors_on_all_ranks():
-        for photo, truth in _photos_and_truth(bags, progress):
+        for photo, truth in _photos_and_truth(bags, left_out, progress):
             score_map = segmenter.score_map(photo)
             for reading, evaluation in evaluations.items():
                 mask = score_map.argmax_mask((photo.shape[0], photo.shape[1]), reading=reading)
                 evaluation.update(mask, truth)
+    notes = _left_out_of_all(bags, left_out)
     unscored = _never_shown(bags)
-    return {name: _of_all(part).compute(unscored=unscored) for name, part in evaluations.items()}
+    return {name: _of_all(part).compute(notes=notes, unscored=unscored) for name, part in evaluations.items()}
 
 
 def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = True) -> Scores:
@@ -78,10 +81,12 @@ def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = T
             f"{bags.name}: its classes are {', '.join(bags.classes)}, the model's {', '.join(segmenter.classes)}"
         )
     evaluation = Evaluation(bags.classes)
+    left_out: list[str] = []
     with collectives.errors_on_all_ranks():
-        for photo, truth in _photos_and_truth(bags, progress):
+        for photo, truth in _photos_and_truth(bags, left_out, progress):
             evaluation.update(segmenter.segment(photo).mask, truth)
-    return _of_all(evaluation).compute(unscored=_never_shown(bags))
+    notes = _left_out_of_all(bags, left_out)
+    return _of_all(evaluation).compute(notes=notes, unscored=_never_shown(bags))
 
 
 def _of_all(part: Evaluation) -> Evaluation:
@@ -92,14 +97,31 @@ def _of_all(part: Evaluation) -> Evaluation:
     return whole
 
 
-def _photos_and_truth(bags: BagSet, progress: bool) -> Iterator[tuple[UInt8, UInt8]]:
-    """This process's share of the set."""
+def _left_out_of_all(bags: BagSet, left_out: list[str]) -> list[str]:
+    """A sentence on the photos that no process could read.
+
+    Raises:
+        UserError: not one photo could be read.
+    """
+    every = [reason for some in collectives.gathered(left_out) for reason in some]
+    if len(every) == len(bags):
+        raise UserError(f"{bags.name}: none of its {len(bags):,} photos can be read; the first: {every[0]}")
+    return [f"{len(every):,} photos that cannot be read left out, such as {every[0]}"] if every else []
+
+
+def _photos_and_truth(bags: BagSet, left_out: list[str], progress: bool) -> Iterator[tuple[UInt8, UInt8]]:
+    """This process's share of the set; photos that cannot be read are named in `left_out`."""
     if not len(bags):
         raise UserError(f"{bags.name}: no photos to score")
     mine = bags.bags[collectives.rank_slice(len(bags))]
     quiet = not progress or not collectives.is_main()
     for bag in tqdm(mine, desc=f"score on {bags.name}", unit="photo", disable=quiet):
-        photo = load_photo(bag)
+        try:
+            photo = load_photo(bag)
+        except UserError as error:
+            left_out.append(str(error))
+            print(f"milseg: left out: {error}", file=sys.stderr)
+            continue
         yield photo, load_mask(bag, bags, size=(photo.shape[0], photo.shape[1]))
 
 

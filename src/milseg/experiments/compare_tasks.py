@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ from milseg.config import (
     shared_settings,
 )
 from milseg.data.bags import Bag, BagSet
+from milseg.data.photo_statistics import read_photos
 from milseg.data.sources.digits import read_digits
 from milseg.data.sources.evaluation_set import evaluation_bags, with_truth
 from milseg.data.sources.open import open_source_of
@@ -77,13 +79,14 @@ class Task:
 
 def source_task(options: CompareOptions, seed: int, device: torch.device, progress: bool) -> Task:
     """Photos of the user's own: trained on `--split`, scored on `--val-split` or on what `--truth` has masks of."""
-    bags = open_source_of(options)
+    bags = _readable(open_source_of(options), progress)
     val = None
     if options.truth is not None or options.val_split is not None:
         val = evaluation_bags(
             shared_settings(EvaluateOptions, options, split=options.val_split), bags.classes
         )
         _refuse_shared_photos(bags, val)
+        val = _readable(val, progress)
     if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
         bags = with_truth(bags, options)
     train, held = hold_out(bags, options.hold_out, seed)
@@ -110,6 +113,26 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
         refine=recipe.pseudo_label_inference,
         min_confidence=recipe.min_confidence,
     )
+
+
+def _readable(bags: BagSet, progress: bool) -> BagSet:
+    """The bags whose photos can be read, the others named: one of them must not end hours of training.
+
+    Raises:
+        UserError: not one photo can be read.
+    """
+    facts = read_photos(bags.bags, progress=progress)
+    good = [i for i, fact in enumerate(facts) if fact.size is not None]
+    bad = [bag.name for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None]
+    for bag, fact in zip(bags.bags, facts, strict=True):
+        if fact.size is None:
+            print(f"milseg: left out: {bag.name}: {fact.reason}", file=sys.stderr)
+    if not good:
+        raise UserError(f"{bags.name}: none of its {len(bags):,} photos can be read, such as {bad[0]}")
+    if bad:
+        note = f"{len(bad):,} photos that cannot be read left out, such as {bad[0]}"
+        bags = replace(bags, notes=(*bags.notes, note))
+    return bags.take(good)
 
 
 def _refuse_shared_photos(bags: BagSet, val: BagSet) -> None:

@@ -265,3 +265,27 @@ def test_tags_that_the_masks_contradict(tmp_path: Path) -> None:
 def make_folder(path: Path) -> Path:
     path.mkdir(exist_ok=True)
     return path
+
+
+def test_photos_that_cannot_be_read_are_left_out_and_counted(
+    tmp_path: Path, model: FCN, photos: Tagged, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "made" / "p1.png").write_bytes(b"nothing")
+    bags = evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "truth")
+    scores = evaluate_model(model, bags, progress=False)["scores"]
+    assert scores.photos == 5
+    assert scores.notes[0].startswith("1 photos that cannot be read left out, such as ")
+    assert "left out: " in capsys.readouterr().err
+    for path in (tmp_path / "made").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="none of its 6 photos can be read"):
+        evaluate_model(model, bags, progress=False)
+
+
+def test_masks_that_are_no_png(tmp_path: Path, photos: Tagged) -> None:
+    for i in range(3):
+        Image.new("L", (4, 4)).save(make_folder(tmp_path / "jpegs") / f"p{i}.jpg")
+    with pytest.raises(
+        UserError, match=r"holds no PNG masks, but 3 \.jpg files, which changes class numbers"
+    ):
+        evaluation_bags(tmp_path / "made", CLASSES, truth=tmp_path / "jpegs")

@@ -6,12 +6,14 @@ truth/labels.json                {"classes": ["background", "cat", ...]}, in the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from milseg.data.bags import BagSet, mask_values_for
 from milseg.data.sources.mask_names import ValueNames, class_notes, names_of_values, require_common
+from milseg.data.sources.names import PHOTO_SUFFIXES
 from milseg.errors import UserError
 
 
@@ -117,5 +119,21 @@ def masks_below(folder: Path) -> dict[str, Path]:
             raise UserError(f"{path}: two masks named {name}; keep one")
         found[name] = path
     if not found:
-        raise UserError(f"{folder}: holds no PNG masks")
+        raise UserError(f"{folder}: holds no PNG masks{_other_pictures(folder)}")
     return found
+
+
+def _other_pictures(folder: Path) -> str:
+    """What there is in place of PNG files, with the way out."""
+    kinds = Counter(
+        path.suffix.lower() for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES
+    )
+    if not kinds:
+        return ""
+    kind, count = kinds.most_common(1)[0]
+    lossy = (
+        ", which changes class numbers"
+        if kind in (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
+        else ""
+    )
+    return f", but {count:,} {kind} files{lossy}; export the masks as PNG, from where they were drawn"
