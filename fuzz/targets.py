@@ -26,7 +26,7 @@ from milseg.data.sources.mask_names import read_labels
 from milseg.data.sources.open import open_source
 from milseg.data.sources.tag_file import read_ids
 from milseg.data.sources.voc import read_annotation
-from milseg.data.sources.voc_tree import read_objects
+from milseg.data.sources.voc_layout import read_objects
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, load_model, save_model
 from milseg.models.transfer import read_mapping

@@ -302,3 +302,14 @@ def test_one_bad_photo_ends_no_comparison(source: Path) -> None:
         "1 photos that cannot be read left out, such as p1",
         "1 photos that cannot be read left out, such as p9",
     ]
+
+
+def test_rounds_beside_an_oracle_whose_masks_are_numbered_one_by_one(source: Path) -> None:
+    """Pseudo-labels have the classes' own numbers, whatever the true masks of the same photos have."""
+    (source.parent / "truth" / "labels.json").unlink()
+    for path in (source.parent / "truth").iterdir():
+        write_mask(path, np.array([0, 100, 200], dtype=np.uint8)[np.array(Image.open(path))])
+    values = ("0=background", "100=cat", "200=dog")
+    given = options(source, rules=("oracle", "max"), rounds=1, max_steps=1, truth_values=values)
+    rows = compare(given, progress=False)
+    assert [(row["rule"], row["round"]) for row in rows] == [("oracle", 0), ("max", 0), ("max", 1)]

@@ -198,7 +198,7 @@ GUARDS: dict[int, Guard] = {
         "telling a path that leads out",
     ),
     24: Guard(
-        "data/sources/voc_tree.py",
+        "data/sources/voc_layout.py",
         "forbid_dtd=True",
         "forbid_dtd=False, forbid_entities=False",
         "data/sources/test_open.py::test_bad_annotations",

@@ -72,7 +72,7 @@ def write_pseudo_labels(
         for _ in tqdm(written, total=len(missing), desc="pseudo-labels", unit="photo", disable=not progress):
             pass
     with_masks = tuple(replace(bag, mask=path) for bag, path in zip(bags.bags, paths, strict=True))
-    return replace(bags, bags=with_masks, mask_values=None)
+    return replace(bags, bags=with_masks, mask_values=None, mask_names=None)
 
 
 def _write_one(segmenter: Segmenter, min_confidence: float, job: tuple[Bag, Path]) -> None:

@@ -13,7 +13,7 @@ from milseg.data.bags import load_mask
 from milseg.data.source_table import SOURCES
 from milseg.data.sources.open import Place, find_source, open_source
 from milseg.data.sources.voc import VOC_CLASSES, read_voc
-from milseg.data.sources.voc_tree import read_objects
+from milseg.data.sources.voc_layout import read_objects
 from milseg.errors import UserError
 
 from .conftest import Tree
@@ -141,12 +141,12 @@ BOMB = (
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "not an annotation"),
+        (b"", "not a PASCAL VOC annotation"),
         (b"<a/>", "holds <a>"),
         (b"<annotation><object/></annotation>", "object 1 has no name"),
-        (b"<annotation><object><name>", "not an annotation"),
-        (BOMB, "not an annotation"),
-        (b'<?xml version="1.0" encoding="none"?><annotation/>', "not an annotation"),
+        (b"<annotation><object><name>", "not a PASCAL VOC annotation"),
+        (BOMB, "not a PASCAL VOC annotation"),
+        (b'<?xml version="1.0" encoding="none"?><annotation/>', "not a PASCAL VOC annotation"),
     ],
 )
 def test_bad_annotations(tmp_path: Path, data: bytes, words: str) -> None:

@@ -14,7 +14,8 @@ import milseg.data.image
 import milseg.data.sources.voc
 from milseg.data.bags import ABSENT, PRESENT, UNKNOWN, VOID, load_mask
 from milseg.data.sources.voc import VOC_CLASSES, mask_classes, read_annotation, read_voc
-from milseg.data.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint, year_folders
+from milseg.data.sources.voc_layout import year_folders
+from milseg.data.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint
 from milseg.errors import UserError
 
 from .conftest import Tree
@@ -209,6 +210,9 @@ def test_subset_of_classes(small: Tree) -> None:
     assert found.mask_values is not None
     assert {i: int(v) for i, v in enumerate(found.mask_values) if v != VOID} == {0: 0, 17: 1, 8: 2}
     np.testing.assert_array_equal(load_mask(found.bags[0], found), [[0, 2, 255]])
+    small.mask(small.root / "VOCdevkit/VOC2012", "a", np.array([[0, 21, 8]], dtype=np.uint8))
+    with pytest.raises(UserError, match=r"a\.png: holds the value 21; expected class numbers 0 to 20"):
+        load_mask(found.bags[0], found)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +273,7 @@ def test_user_mistakes(small: Tree) -> None:
         ({"split": "paper-train"}, "holds VOC2012; .* needs the folder VOC2011"),
         ({"split": "train-aug", "year": 2011}, "defined for VOC 2012"),
         ({"split": "train-aug"}, "Semantic Boundaries Dataset"),
-        ({"split": "test"}, r"test\.txt: no such list .* train\.txt, val\.txt"),
+        ({"split": "test"}, r"no list test\.txt in ImageSets/Segmentation; there are: train, val"),
         ({"split": "train", "tags_from": "mask"}, "did you mean 'masks'"),
         ({"split": "train", "tags_file": root / "no.csv"}, r"no\.csv: no such tag file"),
         ({"split": "train", "tags_file": root / "x", "tags_from": "masks"}, "choose one"),
@@ -305,7 +309,7 @@ BOMB = "".join(f'<!ENTITY {"abcdefgh"[i + 1]} "{("&" + "abcdefgh"[i] + ";") * 10
         ("<?xml version='1.0' encoding='none'?><annotation/>", "not a PASCAL VOC annotation"),
         ("<note/>", "expected <annotation>"),
         ("<annotation><object><name>hrose</name></object></annotation>", "did you mean 'horse'"),
-        ("<annotation><object/></annotation>", "unknown object ''"),
+        ("<annotation><object/></annotation>", "object 1 has no name"),
     ],
 )
 def test_bad_annotations(tmp_path: Path, text: str, words: str) -> None:

@@ -18,8 +18,8 @@ from milseg.data.sources.mask_names import ValueNames, given_names
 from milseg.data.sources.open import find_source, open_source
 from milseg.data.sources.photo_files import PhotoFiles
 from milseg.data.sources.voc import VOC_CLASSES, read_voc
-from milseg.data.sources.voc_sets import SETS, year_folders
-from milseg.data.sources.voc_tree import home_folder
+from milseg.data.sources.voc_layout import home_folder, mask_files, year_folders
+from milseg.data.sources.voc_sets import SETS
 from milseg.data.truth_checks import checked_truth, reading_of
 from milseg.errors import UserError
 
@@ -173,12 +173,11 @@ def _with_masks_of_tree(bags: BagSet, source: Path) -> BagSet:
         home = home_folder(source if source.is_dir() else source.parent)
     except UserError:
         return bags
-    folder = os.path.realpath(home / "JPEGImages")
+    folder, masks = os.path.realpath(home / "JPEGImages"), mask_files(home)
     found = []
     for bag in bags.bags:
         if isinstance(bag.photo, Path) and os.path.realpath(bag.photo.parent) == folder:
-            mask = home / "SegmentationClass" / f"{bag.photo.stem}.png"
-            bag = replace(bag, mask=mask if mask.is_file() else None)
+            bag = replace(bag, mask=masks.get(bag.photo.stem))
         found.append(bag)
     # Values have a meaning only where the classes are VOC's own.
     stored = dict(enumerate(VOC_CLASSES))

@@ -12,16 +12,15 @@ taken from the masks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from defusedxml import ElementTree
 
 from milseg.data.bags import BACKGROUND, VOID, Bag, BagSet, make_tags, mask_values_for
 from milseg.data.image import open_mask
 from milseg.data.sources.sbd import require_sbd
+from milseg.data.sources.voc_layout import annotation_files, files_by_id, mask_files, read_objects
 from milseg.data.sources.voc_sets import SetRule, set_ids, set_rule, year_folder
 from milseg.data.sources.voc_tags import tags_for
 from milseg.errors import UserError, unknown_name
@@ -92,7 +91,8 @@ def read_voc(
     extra = require_sbd(root, sbd, split) if rule.needs_sbd else None
     ids = set_ids(rule, home, extra)
     photos = _photos(ids, home, extra if rule.sbd else None)
-    masks = _masks(ids, home, extra if rule.sbd else None)
+    every_mask = mask_files(home, extra if rule.sbd else None)
+    masks = {i: every_mask[i] for i in ids if i in every_mask}
     notes = _set_notes(rule, ids, masks, extra)
 
     source = _tag_source(ids, rule, home, masks, tags_file, tags_from)
@@ -109,7 +109,8 @@ def read_voc(
         tags = {i: row.present for i, row in read.items()}
         unsure = {i: row.unknown if row.seen else VOC_CLASSES for i, row in read.items()}
     elif source == XML:
-        tags = {i: read_annotation(home / "Annotations" / f"{i}.xml") for i in ids}
+        annotations = annotation_files(home)
+        tags = {i: read_annotation(annotations[i]) for i in ids}
     elif source == MASKS:
         tags = {i: mask_classes(masks[i]) for i in ids}
     else:
@@ -128,8 +129,9 @@ def read_voc(
         classes=names,
         bags=tuple(Bag(name=i, photo=photos[i], tags=row, mask=masks.get(i)) for i, row in rows.items()),
         tags_from=source,
-        # The full set keeps its values, so that a value that is no class is an error, not void.
         mask_values=None if names == VOC_CLASSES else mask_values_for(names, dict(enumerate(VOC_CLASSES))),
+        # A value that is no class of VOC is an error, not void.
+        mask_names=dict(enumerate(VOC_CLASSES)),
         notes=tuple(notes),
     )
 
@@ -138,29 +140,13 @@ def read_annotation(path: Path) -> tuple[str, ...]:
     """The classes of the objects in one of VOC's XML files, each once, difficult ones too.
 
     Raises:
-        UserError: missing, no XML, with a document type or entities (never expanded), or a class that is not
-            VOC's.
+        UserError: as `read_objects`, or a class that is not VOC's.
     """
-    try:
-        root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such annotation") from None
-    except (OSError, SyntaxError, ValueError, LookupError) as error:
-        # Parse errors are SyntaxErrors with a line; what defusedxml forbids, and odd encodings, are
-        # ValueErrors.
-        what = str(error) or type(error).__name__
-        raise UserError(
-            f"{path}: not a PASCAL VOC annotation ({what}); expected plain XML without a document type"
-        ) from None
-    if root.tag != "annotation":
-        raise UserError(f"{path}: holds <{root.tag}>; expected <annotation> with <object><name> in it")
-    found = []
-    for thing in root.findall("object"):
-        name = (thing.findtext("name") or "").strip()
+    names = read_objects(path)
+    for name in names:
         if name not in VOC_CLASSES[1:]:
             raise UserError(f"{path}: {unknown_name('object', name, VOC_CLASSES[1:])}")
-        found.append(name)
-    return tuple(dict.fromkeys(found))
+    return names
 
 
 def mask_classes(path: Path) -> tuple[str, ...]:
@@ -194,18 +180,10 @@ def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
     return ("background", *names)
 
 
-def _files(folder: Path, *suffixes: str) -> dict[str, Path]:
-    """A folder's files by stem, from one listing; none is opened."""
-    if not folder.is_dir():
-        return {}
-    split = (os.path.splitext(name) for name in sorted(os.listdir(folder)))
-    return {stem: folder / (stem + suffix) for stem, suffix in split if suffix.lower() in suffixes}
-
-
 def _photos(ids: Sequence[str], home: Path, sbd: Path | None) -> dict[str, Path]:
-    photos = _files(home / "JPEGImages", ".jpg", ".jpeg")
+    photos = files_by_id(home / "JPEGImages", ".jpg", ".jpeg")
     if sbd is not None:
-        photos = _files(sbd / "img", ".jpg") | photos
+        photos = files_by_id(sbd / "img", ".jpg") | photos
     missing = [i for i in ids if i not in photos]
     if missing:
         places = f"{home / 'JPEGImages'}" + (f" and {sbd / 'img'}" if sbd is not None else "")
@@ -215,13 +193,6 @@ def _photos(ids: Sequence[str], home: Path, sbd: Path | None) -> dict[str, Path]
             "missing; unpack the whole archive there, or correct the list in ImageSets/Segmentation"
         )
     return photos
-
-
-def _masks(ids: Sequence[str], home: Path, sbd: Path | None) -> dict[str, Path]:
-    masks = _files(home / "SegmentationClass", ".png")
-    if sbd is not None:
-        masks = _files(sbd / "cls", ".mat") | masks
-    return {i: masks[i] for i in ids if i in masks}
 
 
 def _set_notes(rule: SetRule, ids: Sequence[str], masks: dict[str, Path], sbd: Path | None) -> list[str]:
@@ -253,7 +224,7 @@ def _tag_source(
                 f"{tags_file}: tags from a tag file and from {tags_from} both asked for; choose one"
             )
         return FILE
-    annotations = _files(home / "Annotations", ".xml")
+    annotations = annotation_files(home)
     without = {
         XML: [i for i in ids if i not in annotations],
         MASKS: [i for i in ids if i not in masks],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from milseg.data.bags import BagSet
 from milseg.data.sources.sbd import find_sbd, sbd_ids
-from milseg.data.sources.tag_file import read_ids
+from milseg.data.sources.voc_layout import list_ids, year_folders
 from milseg.errors import UserError, unknown_name
 
 
@@ -64,32 +64,6 @@ SETS: dict[str, SetRule] = {
 }
 # Sets that share no photo, best first: a train set and the set to score it on.
 PAIRS = (("paper-train", "val-736"), ("train-aug", "val"), ("train", "val"))
-
-
-def year_folders(root: Path) -> dict[str, Path]:
-    """The VOC years at `root` by folder name ("VOC2012"), oldest first.
-
-    `root` may be a year's own folder, VOCdevkit, or the folder that holds either.
-
-    Raises:
-        UserError: no such folder, or none of these in it.
-    """
-    expected = (
-        "expected a folder that holds VOCdevkit, VOC2011 or VOC2012, or a year's own folder with "
-        "ImageSets in it"
-    )
-    if not root.is_dir():
-        raise UserError(f"{root}: {'a file' if root.exists() else 'no such folder'}; {expected}")
-    if (root / "ImageSets").is_dir():
-        return {root.absolute().name: root}
-    found: dict[str, Path] = {}
-    for base in (root, root / "VOCdevkit", root / "TrainVal" / "VOCdevkit"):
-        for folder in base.glob("VOC20[0-9][0-9]"):
-            if folder.is_dir():
-                found.setdefault(folder.name, folder)
-    if not found:
-        raise UserError(f"{root}: no PASCAL VOC in it; {expected}")
-    return dict(sorted(found.items()))
 
 
 def default_pair(root: Path, *, year: int | None = None, sbd: Path | None = None) -> tuple[str, str]:
@@ -166,19 +140,10 @@ def set_ids(rule: SetRule, home: Path, sbd: Path | None) -> tuple[str, ...]:
     """
 
     def lists(voc: Iterable[str], more: Iterable[str]) -> dict[str, None]:
-        found = dict.fromkeys(i for name in voc for i in _voc_ids(home, name))
+        found = dict.fromkeys(i for name in voc for i in list_ids(home, name)[0])
         if sbd is not None:
             found |= dict.fromkeys(i for name in more for i in sbd_ids(sbd, name))
         return found
 
     less = lists(rule.less_voc, rule.less_sbd)
     return tuple(i for i in lists(rule.voc, rule.sbd) if i not in less)
-
-
-def _voc_ids(home: Path, name: str) -> tuple[str, ...]:
-    folder = home / "ImageSets" / "Segmentation"
-    path = folder / f"{name}.txt"
-    if not path.is_file():
-        there = ", ".join(sorted(p.name for p in folder.glob("*.txt"))) or "no list"
-        raise UserError(f"{path}: no such list of photo ids, one a line; the folder holds {there}")
-    return read_ids(path)

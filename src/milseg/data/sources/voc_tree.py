@@ -14,18 +14,21 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from defusedxml import ElementTree
-
 from milseg.data.sources.labelled import Labelled, Labels
 from milseg.data.sources.names import without_suffix
-from milseg.data.sources.photo_files import PhotoFiles, walk
-from milseg.data.sources.tag_file import read_ids, read_text
+from milseg.data.sources.photo_files import PhotoFiles
+from milseg.data.sources.tag_file import read_text
 from milseg.data.sources.voc import VOC_CLASSES
-from milseg.data.sources.voc_sets import year_folders
+from milseg.data.sources.voc_layout import (
+    LISTS,
+    annotation_files,
+    home_folder,
+    list_ids,
+    mask_files,
+    read_objects,
+)
 from milseg.errors import UserError
 
-PARTS = ("JPEGImages", "Annotations", "ImageSets")
-LISTS = ("Segmentation", "Main")
 FLAGS = ("1", "-1", "0")
 
 
@@ -41,11 +44,11 @@ def read_voc_tree(root: Path, split: str | None = None) -> Labels:
     """
     home = home_folder(root)
     photos = PhotoFiles(home / "JPEGImages" if (home / "JPEGImages").is_dir() else home)
-    annotations = {name[:-4]: path for path, name in _annotations(home)}
+    annotations = annotation_files(home)
     notes: list[str] = []
     ids = None
     if split is not None:
-        ids, list_name = _ids(home, split)
+        ids, list_name = list_ids(home, split, LISTS)
         notes.append(f"photos of {list_name}")
     if annotations:
         rows = _xml_rows(home, photos, annotations, ids)
@@ -75,22 +78,6 @@ def read_voc_tree(root: Path, split: str | None = None) -> Labels:
     )
 
 
-def home_folder(root: Path) -> Path:
-    """The folder of a tree: `root` with a VOC folder in it, a year's folder below it, or `root` with XML.
-
-    Raises:
-        UserError: none of these.
-    """
-    if any((root / part).is_dir() for part in PARTS):
-        return root
-    try:
-        return list(year_folders(root).values())[-1]
-    except UserError:
-        if root.is_dir() and next(walk(root, (".xml",)), None) is not None:
-            return root
-        raise
-
-
 def looks_like_voc(root: Path) -> bool:
     """Whether a folder that nobody explained is a VOC tree with tags; opens no file."""
     try:
@@ -99,28 +86,10 @@ def looks_like_voc(root: Path) -> bool:
         return False
     if (home / "ImageSets" / "Main").is_dir():
         return True
-    stems = {name[:-4] for _, name in _annotations(home)}
+    stems = annotation_files(home)
     if (home / "Annotations").is_dir():
         return bool(stems)
     return any(without_suffix(photo) in stems for photo in PhotoFiles(home).names)
-
-
-def _annotations(home: Path) -> list[tuple[Path, str]]:
-    folder = home / "Annotations" if (home / "Annotations").is_dir() else home
-    return [(folder / name, name) for name in walk(folder, (".xml",))]
-
-
-def _ids(home: Path, split: str) -> tuple[tuple[str, ...], str]:
-    """The photo ids of a split, and where they are listed."""
-    there: list[str] = []
-    for kind in LISTS:
-        path = home / "ImageSets" / kind / f"{split}.txt"
-        # A split is a name, not a path.
-        if path.parent == home / "ImageSets" / kind and path.is_file():
-            return read_ids(path), f"ImageSets/{kind}/{split}.txt"
-        there += sorted(item.stem for item in path.parent.glob("*.txt") if "_" not in item.stem)
-    found = ", ".join(dict.fromkeys(there)) or "none"
-    raise UserError(f"{home}: no list {split}.txt in ImageSets/{' or '.join(LISTS)}; there are: {found}")
 
 
 def _xml_rows(
@@ -145,28 +114,6 @@ def _xml_rows(
         )
         for stem in stems
     ]
-
-
-def read_objects(path: Path) -> tuple[str, ...]:
-    """The names of the objects in an XML annotation, each once, whatever they are.
-
-    Raises:
-        UserError: missing, no XML, with a document type or entities (never expanded), or another root.
-    """
-    try:
-        root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such annotation") from None
-    except (OSError, SyntaxError, ValueError, LookupError) as error:
-        # As in voc.read_annotation: parse errors are SyntaxErrors, what is forbidden is a ValueError.
-        what = str(error) or type(error).__name__
-        raise UserError(f"{path}: not an annotation ({what}); expected XML without a document type") from None
-    if root.tag != "annotation":
-        raise UserError(f"{path}: holds <{root.tag}>; expected <annotation> with <object><name> in it")
-    names = [(thing.findtext("name") or "").strip() for thing in root.findall("object")]
-    if "" in names:
-        raise UserError(f"{path}: object {names.index('') + 1} has no name")
-    return tuple(dict.fromkeys(names))
 
 
 def _list_rows(home: Path, split: str | None, ids: tuple[str, ...] | None) -> list[Labelled]:
@@ -217,6 +164,5 @@ def _plain_id(text: str, folder: Path) -> str:
 
 def _masks(home: Path, rows: Iterable[Labelled]) -> dict[str, Path]:
     """Mask files by the rows' images; none is opened."""
-    folder = home / "SegmentationClass"
-    there = {name[:-4]: folder / name for name in walk(folder, (".png",))} if folder.is_dir() else {}
-    return {row.image: there[i] for row in rows if (i := without_suffix(row.image)) in there}
+    masks = mask_files(home)
+    return {row.image: masks[i] for row in rows if (i := without_suffix(row.image)) in masks}
