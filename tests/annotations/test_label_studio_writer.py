@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from defusedxml import ElementTree
 
-from milseg.annotations.label_studio import LabelStudioWriter
+from milseg.annotations.label_studio import LabelStudioWriter, image_prefix
 from milseg.data.image import UInt8
+from milseg.errors import UserError
 
 from .helpers import CLASSES, blobs, mask_of, prediction, read_json, read_label_studio_rle
 from .test_rle import brush_reason
@@ -101,3 +102,24 @@ def test_closing_names_both_files(tmp_path: Path) -> None:
     assert writer.close() == [tmp_path / "labelstudio.json", tmp_path / "labelstudio_config.xml"]
     lines = writer.config().splitlines()
     assert (lines[0], lines[-1]) == ("<View>", "</View>")
+
+
+@pytest.mark.parametrize(
+    ("given", "prefix"),
+    [
+        ("pets", "/data/local-files/?d=pets/"),
+        ("/pets\\new ones/", "/data/local-files/?d=pets/new%20ones/"),
+        ("", "/data/local-files/?d="),
+        ("https://example.org/p", "https://example.org/p/"),
+        ("s3://bucket/p/", "s3://bucket/p/"),
+        ("/data/local-files/?d=", "/data/local-files/?d="),
+    ],
+)
+def test_where_the_photos_lie(given: str, prefix: str) -> None:
+    assert image_prefix(given) == prefix
+
+
+@pytest.mark.parametrize("given", ["../p", "a/../../b", "a\nb"])
+def test_a_prefix_that_leads_out(given: str) -> None:
+    with pytest.raises(UserError, match="--labelstudio-prefix"):
+        image_prefix(given)

@@ -643,3 +643,23 @@ def test_a_walk_in_place_of_the_models_own(photos: Path, model: Path) -> None:
         predict(model, photos / "a.jpg", out="other", random_walk=-1)
     with pytest.raises(UserError):
         predict(model, photos / "a.jpg", out="walked", resume=True)  # other settings than before
+
+
+def test_outputs_and_leftovers_are_not_predicted(tmp_path: Path) -> None:
+    """Reliability case 36."""
+    for name in (
+        "cat/a.png",
+        "cat/._a.png",
+        "@eaDir/a.png",
+        "masks/masks/a.png",
+        "masks/overlays/a.png",
+        "out/x.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "masks" / "predictions.csv").touch()
+    for given in (str(tmp_path), f"{tmp_path}/**/*.png"):
+        assert [p.below for p in find_photos([given], leave_out=[tmp_path / "out"])] == ["cat/a.png"]
+        assert [p.below for p in find_photos([given])] == ["cat/a.png", "out/x.png"]
+    # What is asked for by name is taken.
+    assert len(find_photos([f"{tmp_path}/masks/overlays"])) == 1

@@ -751,10 +751,10 @@ def test_too_little_time_for_best_takes_fast(source: Path, monkeypatch: pytest.M
 
 
 def test_without_a_background_the_papers_rule_is_the_default(source: Path) -> None:
-    out = run(source, recipe=None, no_background=True, max_steps=1, hold_out=0.0)
+    out = run(source, recipe=None, background="no", max_steps=1, hold_out=0.0)
     assert yaml.safe_load((out / "train.yaml").read_text())["plan"]["recipe_name"] == "paper"
     with pytest.raises(UserError, match="rule weighted-pooling: needs a background"):
-        run(source, "other", recipe="fast", no_background=True)
+        run(source, "other", recipe="fast", background="no")
 
 
 @pytest.mark.parametrize(

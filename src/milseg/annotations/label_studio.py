@@ -13,10 +13,35 @@ from milseg.annotations.rle import label_studio_rle
 from milseg.annotations.writer import Prediction, Writer
 from milseg.data.image import UInt8
 from milseg.data.overlay import mask_colours
+from milseg.errors import UserError
 from milseg.utils.files import atomic_path, write_text
 
 # Files below the folder that Label Studio serves (its LOCAL_FILES_DOCUMENT_ROOT).
 LOCAL_FILES = "/data/local-files/?d="
+
+
+def image_prefix(given: str) -> str:
+    """What comes before a photo's path in a task, from a folder below the document root or from an address.
+
+    >>> image_prefix("pets/new photos"), image_prefix("https://example.org/p/")
+    ('/data/local-files/?d=pets/new%20photos/', 'https://example.org/p/')
+
+    Raises:
+        UserError: a folder that leads upwards, or control characters.
+    """
+    text = given.strip().replace("\\", "/")
+    if not text.isprintable():
+        raise UserError(
+            f"--labelstudio-prefix {given!r}: control characters; expected a folder or an address"
+        )
+    if "://" in text or text.startswith("/data/"):
+        return text if text.endswith(("/", "=")) else f"{text}/"
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise UserError(
+            f"--labelstudio-prefix {given!r}: leads out of the document root; expected a folder below it, such as pets"
+        )
+    return LOCAL_FILES + "".join(f"{quote(part)}/" for part in parts)
 
 
 def brush_regions(

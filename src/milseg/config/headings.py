@@ -6,7 +6,7 @@ from __future__ import annotations
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Source": (
         *("source", "inputs", "folders", "root", "tags", "split", "classes", "tags_are", "background"),
-        *("no_background", "ignore_unknown_tags", "kind", "tags_key", "cache", "cache_size", "max_pixels"),
+        *("background", "ignore_unknown_tags", "kind", "tags_key", "cache", "cache_size", "max_pixels"),
         *("sbd", "year", "train_set", "val_set", "val_split", "scenes", "names"),
     ),
     "Masks to score": ("pred", "labels", "pred_values", "truth", "truth_labels", "truth_values", "reading"),
@@ -22,7 +22,17 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     ),
     "Masks": ("class_bias", "random_walk", "refine", "scales"),
     "Files": (
-        *("out", "format", "to", "int8", "no_overlays", "shard", "shard_size", "photos_per_shard"),
+        *(
+            "out",
+            "format",
+            "labelstudio_prefix",
+            "to",
+            "int8",
+            "no_overlays",
+            "shard",
+            "shard_size",
+            "photos_per_shard",
+        ),
         *("competition", "json", "document_root"),
     ),
     "Server": (

@@ -16,6 +16,8 @@ class PredictOptions:
             `milseg export`.
         out: folder for masks/, overlays/, predictions.csv and the other formats' files.
         format: files to write besides png: coco, labelstudio, cvat, yolo, npz, with commas.
+        labelstudio_prefix: where Label Studio finds the photos: their folder below its document root, such as pets/new,
+            or an address to which each photo's path is added.
         tags: file with tags that are known, in any form that training reads; the classes that it says are not in a
             photo are ruled out there. The result says so.
         tags_are: complete (a tag that is not there is absent) or partial (it may be there).
@@ -43,6 +45,7 @@ class PredictOptions:
     model: Path
     out: Path = Path("runs/masks")
     format: tuple[str, ...] = ("png",)
+    labelstudio_prefix: str | None = None
     tags: Path | None = None
     tags_are: str = "complete"
     ignore_unknown_tags: bool = False

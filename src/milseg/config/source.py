@@ -79,7 +79,8 @@ class SourceOptions:
         split: only the photos of this split.
         classes: tags to use, with commas; none takes all.
         tags_are: complete (a tag that is not there is absent) or partial (it is unknown).
-        no_background: the tags name everything in the photo; there is no background class.
+        background: whether there is a class for what no tag names: yes, no, or auto, which looks whether the tags name
+            everything in every photo (sky, grass, road).
         ignore_unknown_tags: leave out tags that are not among --classes.
         kind: what the source is, where it could be several things.
         tags_key: key of the tags in the JSON files of shards.
@@ -92,7 +93,7 @@ class SourceOptions:
     split: str | None = None
     classes: tuple[str, ...] | None = None
     tags_are: str = "complete"
-    no_background: bool = False
+    background: str = "auto"
     ignore_unknown_tags: bool = False
     kind: str | None = None
     tags_key: str = "tags"

@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from milseg.annotations import open_writer, writer_class
+from milseg.annotations.label_studio import image_prefix
 from milseg.annotations.writer import Ledger, Prediction, Writer, check_photos
 from milseg.config import PredictOptions, ShardReading, overridden
 from milseg.data.image import photo_pixels
@@ -114,7 +115,7 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
         )
     if options.shard:
         parse_shard(options.shard)
-    photos = find_photos(options.inputs, ShardReading.of(options))
+    photos = find_photos(options.inputs, ShardReading.of(options), leave_out=[options.out])
     class_bias = parse_class_bias(options.class_bias)
     formats = list(dict.fromkeys(("png", *options.format)))
     kinds = [writer_class(name) for name in formats]
@@ -251,6 +252,8 @@ def _segment(job: Run, photo: PhotoFile) -> Segmentation | UserError:
 
 
 def _writer_options(name: str, options: PredictOptions) -> dict[str, Any]:
+    if name == "labelstudio" and options.labelstudio_prefix is not None:
+        return {"image_prefix": image_prefix(options.labelstudio_prefix)}
     return {"overlays": False} if name == "png" and options.no_overlays else {}
 
 

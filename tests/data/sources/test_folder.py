@@ -133,3 +133,49 @@ def test_names_that_are_no_text(tree: Tree) -> None:
     bags = open_source(tree.root)
     assert len(bags) == 2
     assert "2 photos whose names are no plain text left out" in bags.notes[0]
+
+
+def test_outputs_and_leftovers_are_no_tags_and_no_photos(tree: Tree) -> None:
+    """Reliability case 36."""
+    for place in (
+        "cat/a.jpg",
+        "dog/b.jpg",
+        "cat/._a.jpg",
+        "dog/@eaDir/b.jpg",
+        "cat/__MACOSX/a.jpg",
+        "dog/Thumbs.db",
+    ):
+        tree.write(place)
+    for name in ("config.yaml", "labels.json", "model.safetensors", "samples/step.png"):
+        tree.write(f"runs/train/{name}")
+    for name in ("predictions.csv", "masks/cat/a.png", "overlays/cat/a.png"):
+        tree.write(f"masks/{name}")
+    (tree.root / "@eaDir").mkdir()
+    bags = open_source(tree.root)
+    assert bags.classes == ("background", "cat", "dog")
+    assert tags(bags) == {"cat/a": ("cat",), "dog/b": ("dog",)}
+    assert bags.notes == ("milseg's own outputs are no photos and were left out: masks, runs/train",)
+    # The folder that a command writes into, before anything is in it.
+    tree.write("out/samples/x.png")
+    assert "out" in open_source(tree.root).classes
+    assert open_source(tree.root, leave_out=[tree.root / "out"]).classes == bags.classes
+    assert len(open_source(tree.root, leave_out=[tree.root])) == 3
+
+
+def test_splits_beside_other_folders(tree: Tree) -> None:
+    for place in ("train/dog/a.jpg", "train/cat/b.jpg", "val/dog/c.jpg", "notes/readme.txt"):
+        tree.write(place)
+    bags = open_source(tree.root)
+    assert bags.classes == ("background", "cat", "dog")
+    assert "folders beside the splits hold no photo and are no tag: notes" in bags.notes
+    tree.write("more/d.jpg")
+    with pytest.raises(UserError, match=r"folders train, val are named as splits, beside more, notes; give"):
+        open_source(tree.root)
+
+
+def test_a_tag_that_is_called_train(tree: Tree) -> None:
+    for place in ("train/a.jpg", "bus/b.jpg"):
+        tree.write(place)
+    bags = open_source(tree.root)
+    assert bags.classes == ("background", "bus", "train")
+    assert "the folder train is taken for a tag, as it lies beside others: bus" in bags.notes

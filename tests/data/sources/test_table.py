@@ -157,9 +157,14 @@ def test_without_a_background(photos: Tree) -> None:
     assert tags(asked) == {"a": (0, 1, 1, 0), "b": (1, 0, 1, 1)}
     assert "1 photos without any tag left out, such as d.jpg" in asked.notes
     # Each photo has a tag of its surroundings, of which there are two: nothing asked, the same.
-    guessed = table(photos, text)
+    guessed = table(photos, text.replace("d.jpg,\n", ""))
     assert tags(guessed) == tags(asked)
     assert any("no background class" in note for note in guessed.notes)
+    # A photo without a tag shows something that no tag names.
+    implied = table(photos, text)
+    assert implied.classes[0] == "background"
+    assert tags(implied)["d"] == (1, 0, 0, 0, 0)
+    assert any("1 photos without any tag show something that no tag names" in note for note in implied.notes)
     assert table(photos, text, background=True).classes[0] == "background"
     assert table(photos, text.replace("dog grass", "dog")).classes[0] == "background"
 
@@ -277,3 +282,23 @@ def test_only_the_documented_error_escapes(tmp_path: Path, data: bytes, partial:
             tmp_path / "p", tags=path, tags_are="partial" if partial else "complete", kind="table"
         )
         assert [bag.photo for bag in bags.bags] == [tmp_path / "p" / "a.jpg"]
+
+
+def test_crosses_and_other_flags(photos: Tree) -> None:
+    bags = table(photos, "image;dog;cat\na.jpg;x;\nb.jpg;;✓\n")
+    assert tags(bags) == {"a": (1, 0, 1), "b": (1, 1, 0)}
+    assert "tags are marked by crosses, so blank cells were read as absent" in bags.notes
+    bags = table(photos, "image;dog;cat\na.jpg;1,0;FALSCH\nb.jpg;=FALSE();WAHR\nd.jpg;-;N/A\n")
+    assert tags(bags) == {"a": (1, 0, 1), "b": (1, 1, 0), "d": (1, -1, -1)}
+
+
+def test_words_for_no_tag_are_told(photos: Tree) -> None:
+    bags = table(photos, "image,tags\na.jpg,dog\nb.jpg,None\nd.jpg,n/a\n")
+    assert tags(bags) == {"a": (1, 1), "b": (1, 0), "d": (1, 0)}
+    assert "cells that say 'None' or 'n/a' were read as no tag" in bags.notes
+
+
+def test_the_note_says_why_a_photo_is_left_out(photos: Tree) -> None:
+    bags = table(photos, "image,tags\na.jpg,dog\nq.jpg,dog\nb-.jpg,cat\n")
+    assert "2 rows without a photo on disk left out, such as b-.jpg" in bags.notes[0]
+    assert bags.notes[0].endswith("there is b.jpg, which differs in blanks or signs")

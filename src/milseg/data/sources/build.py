@@ -71,12 +71,8 @@ def make_bag_set(
     found, more = _known_only(found, names, ignore_unknown, keep_all)
     notes += more
     if background is None:
-        background = not names_everything(found.values())
-        if not background:
-            notes.append(
-                "every tagged photo has a tag of its surroundings (sky, grass, road ...): no background "
-                "class; ask for one if there is more in the photos"
-            )
+        background, more = _needs_background(found.values())
+        notes += more
     every = ("background", *names) if background else names
     if len(every) > VOID:
         raise UserError(
@@ -128,6 +124,9 @@ def _on_disk(labels: Labels) -> tuple[Rows, list[str]]:
     if rest and labels.count_rest:
         example = next(photo for photo in labels.photos.names if photo not in found)
         notes.append(f"{rest:,} photos without a row left out, such as {example}")
+    if labels.photos.outputs:
+        names = labels.photos.outputs
+        notes.append(f"milseg's own outputs are no photos and were left out: {', '.join(names[:5])}")
     if labels.photos.unreadable:
         names = labels.photos.unreadable
         notes.append(f"{len(names):,} photos whose names are no plain text left out, such as {names[0]}")
@@ -231,6 +230,23 @@ def _known_only(
     if others:
         notes.append(f"{len(others):,} photos with ignored tags only left out, such as {others[0]}")
     return kept, notes
+
+
+def _needs_background(rows: Iterable[Labelled]) -> tuple[bool, list[str]]:
+    """Whether there is a class for what no tag names: unless the tags name everything in every photo."""
+    found = list(rows)
+    if not names_everything(found):
+        return True, []
+    empty = [row for row in found if row.seen and not (row.present or row.unknown)]
+    if empty:
+        return True, [
+            f"{len(empty):,} photos without any tag show something that no tag names, so there is a background class; "
+            "--background no leaves them out"
+        ]
+    return False, [
+        "every photo has a tag of its surroundings (sky, grass, road ...): no background class; --background yes if "
+        "there is more in the photos"
+    ]
 
 
 def names_everything(rows: Iterable[Labelled]) -> bool:

@@ -13,34 +13,34 @@ name stay two.
 from __future__ import annotations
 
 import filecmp
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from milseg.data.sources.labelled import SPLIT_NAMES, Labelled, Labels, split_name
 from milseg.data.sources.names import PLAIN_FOLDERS
-from milseg.data.sources.photo_files import NOT_PHOTOS, PhotoFiles
+from milseg.data.sources.outputs import folders_in
+from milseg.data.sources.photo_files import PhotoFiles
 from milseg.errors import UserError
 
 SPLITS = frozenset(SPLIT_NAMES.values())
 
 
-def read_folder(root: Path, split: str | None = None) -> Labels:
+def read_folder(root: Path | PhotoFiles, split: str | None = None) -> Labels:
     """Photos with the name of the folder they are in as their tag.
 
     Args:
-        root: the folder that holds the tag folders.
+        root: the folder that holds the tag folders, or the photos below it.
         split: as for every reader of a folder; not used.
 
     Raises:
         UserError: no folder, or no photo in the folders below it.
     """
-    photos = PhotoFiles(root)
-    tops = _folders(root)
-    prefixes = [""]
-    if tops and all(split_name(top) in SPLITS for top in tops):
-        prefixes = [f"{top}/" for top in tops]
-    tags = sorted({tag for prefix in prefixes for tag in _folders(root / prefix)})
+    photos = PhotoFiles.at(root)
+    root = photos.root
+    tops = _folders(photos, "")
+    notes: list[str] = []
+    prefixes = _splits(photos, tops, notes)
+    tags = sorted({tag for prefix in prefixes for tag in _folders(photos, prefix)})
     if not tags or set(tags) <= set(PLAIN_FOLDERS):
         raise UserError(
             f"{root}: has {'no folder' if not tags else 'the folder ' + tags[0]} in it, which names no tag; "
@@ -58,7 +58,6 @@ def read_folder(root: Path, split: str | None = None) -> Labels:
             rows.append(
                 Labelled(image=same[0], where=same[0], present=tuple(here), split=_split(same[0], prefixes))
             )
-    notes = []
     if beside:
         notes.append(f"{len(beside):,} photos beside the tag folders left out, such as {beside[0]}")
     if shared:
@@ -76,13 +75,55 @@ def read_folder(root: Path, split: str | None = None) -> Labels:
     )
 
 
-def _folders(folder: Path) -> list[str]:
+def _folders(photos: PhotoFiles, prefix: str) -> list[str]:
+    """The folders below a folder that can be tags; those that hold outputs alone cannot."""
+    folder = photos.root / prefix
     try:
-        with os.scandir(folder) as scan:
-            names = [entry.name for entry in scan if entry.is_dir()]
+        names = list(folders_in(folder))
     except OSError as error:
         raise UserError(f"{folder}: the folder cannot be read ({error.strerror}); make it readable") from None
-    return sorted(name for name in names if not name.startswith(".") and name not in NOT_PHOTOS)
+    return [
+        name
+        for name in names
+        if not any(f"{out}/".startswith(f"{prefix}{name}/") for out in photos.outputs)
+        or _holds_photos(photos, f"{prefix}{name}/")
+    ]
+
+
+def _holds_photos(photos: PhotoFiles, prefix: str) -> bool:
+    return any(photo.startswith(prefix) for photo in photos.names)
+
+
+def _splits(photos: PhotoFiles, tops: Sequence[str], notes: list[str]) -> list[str]:
+    """The folders of the splits, where the folders at the top are splits, each with a slash; else the root alone.
+
+    Raises:
+        UserError: folders of splits beside folders of tags.
+    """
+    splits = [top for top in tops if split_name(top) in SPLITS]
+    others = [top for top in tops if top not in splits]
+    if not splits:
+        return [""]
+    # In a split, photos lie one folder further down.
+    deep = [
+        top
+        for top in splits
+        if any(f"{top}/" == p[: len(top) + 1] and p.count("/") > 1 for p in photos.names)
+    ]
+    filled = [top for top in others if _holds_photos(photos, f"{top}/")]
+    if not others or (deep and not filled):
+        if others:
+            notes.append(f"folders beside the splits hold no photo and are no tag: {', '.join(others[:5])}")
+        return [f"{top}/" for top in splits]
+    if deep or len(splits) > 1:
+        raise UserError(
+            f"{photos.root}: the folders {', '.join(splits)} are named as splits, beside {', '.join(others[:3])}; give "
+            f"one split's folder as the source ({photos.root / splits[0]}), or move the others away"
+        )
+    notes.append(
+        f"the folder {splits[0]} is taken for a tag, as it lies beside others: {', '.join(others[:5])}"
+    )
+    return [""]
 
 
 def _split(name: str, prefixes: Sequence[str]) -> str:

@@ -21,6 +21,9 @@ from milseg.data.sources.voc_tree import looks_like_voc
 from milseg.errors import UserError, unknown_name
 from milseg.utils.files import PathLike, as_path
 
+# What --background says, as `open_source` takes it.
+BACKGROUND = {"auto": None, "yes": True, "no": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -52,6 +55,7 @@ def open_source(
     untagged: str = "background",
     keep_all: bool = False,
     shards: ShardReading = PLAIN_READING,
+    leave_out: Sequence[Path] = (),
 ) -> BagSet:
     """Read photos and their tags, whatever their form (see `SOURCES`); no photo is opened.
 
@@ -65,8 +69,8 @@ def open_source(
         tags_are: "complete": a tag that is not there is absent; "partial": it is unknown, unless marked
             absent. Single tags can be marked either way in tables.
         background: whether there is a class for what no tag names. None: there is, unless each photo has a
-            tag of its surroundings (see `names_everything`). Without it, photos without a tag are left out. A
-            tag called "background" is the background.
+            tag of its surroundings (see `names_everything`); photos without a tag imply one. Without it, photos
+            without a tag are left out. A tag called "background" is the background.
         ignore_unknown: drop tags that are not in `classes`, and photos that have no others, in place of an
             error.
         kind: a name in `SOURCES`, where what is given could be several things.
@@ -75,6 +79,8 @@ def open_source(
         keep_all: keep the photos whose tags are all ignored, and without a background class those without any: for
             scoring, where masks say what is in a photo.
         shards: how shards are read.
+        leave_out: folders among the photos that are no input, such as the one that a command writes into; milseg's
+            own outputs are known by their files.
 
     Returns:
         A BagSet; its notes count what was left out or is odd. Bags are called by their photo's path below the
@@ -92,7 +98,7 @@ def open_source(
             classes, own = own_classes(labels, place.root)
             background = own if background is None else background
     else:
-        labels = _read(place, classes or ())
+        labels = _read(place, classes or (), leave_out)
     name = source.absolute().name
     bags = make_bag_set(
         labels,
@@ -110,27 +116,34 @@ def open_source(
 
 
 def open_source_of(options: SourceOptions) -> BagSet:
-    """The bags that a command's options name; no photo is opened."""
+    """The bags that a command's options name; no photo is opened.
+
+    Raises:
+        UserError: as `open_source`, or a value of `background` that is none.
+    """
+    if options.background not in BACKGROUND:
+        raise unknown_name("value of --background", options.background, BACKGROUND)
     return open_source(
         options.source,
         tags=options.tags,
         split=options.split,
         classes=options.classes,
         tags_are=options.tags_are,
-        background=False if options.no_background else None,
+        background=BACKGROUND[options.background],
         ignore_unknown=options.ignore_unknown_tags,
         kind=options.kind,
         shards=ShardReading.of(options),
+        leave_out=tuple(filter(None, [getattr(options, "out", None)])),
     )
 
 
-def _read(place: Place, known: Collection[str]) -> Labels:
+def _read(place: Place, known: Collection[str], leave_out: Sequence[Path]) -> Labels:
     """What the reader of a source finds."""
     source = SOURCES[place.kind]
     read = source.load()
-    labels: Labels = (
-        read(place.root, place.file, known) if source.needs_file else read(place.root, place.split)
-    )
+    # A VOC tree's photos are in a folder of its own.
+    where = place.root if place.kind == "voc" else PhotoFiles(place.root, leave_out=leave_out)
+    labels: Labels = read(where, place.file, known) if source.needs_file else read(where, place.split)
     return labels
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from milseg.data.sources.names import EXACT, PHOTO_SUFFIXES, Ambiguous, Match, NameIndex, is_plain_text
+from milseg.data.sources.outputs import is_leftover, is_output
 from milseg.errors import UserError
 
-# VOC's masks are PNG files, and archives made on some systems carry a shadow of each file.
-NOT_PHOTOS = ("SegmentationClass", "SegmentationObject", "__MACOSX")
 
-
-def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+def walk(
+    root: Path,
+    suffixes: tuple[str, ...],
+    *,
+    leave_out: Collection[str] = (),
+    outputs: list[str] | None = None,
+) -> Iterator[str]:
     """The files below `root` with these extensions, relative, with forward slashes, sorted folder by folder.
 
-    Links are followed, each folder once; what begins with a dot, or is in `NOT_PHOTOS`, is skipped.
+    Links are followed, each folder once. Hidden files, what operating systems leave (`is_leftover`), and milseg's
+    own outputs (`is_output`) below `root` are skipped.
+
+    Args:
+        leave_out: real paths of folders to skip as outputs.
+        outputs: takes the output folders that were skipped, relative to `root`.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -36,8 +45,13 @@ def walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
             raise UserError(
                 f"{folder}: the folder cannot be read ({error.strerror}); make it readable"
             ) from None
+        names = [name for name, _ in entries]
+        if prefix and (is_output(names) or (leave_out and os.path.realpath(folder) in leave_out)):
+            if outputs is not None:
+                outputs.append(prefix.rstrip("/"))
+            return
         for name, is_folder in entries:
-            if name.startswith(".") or name in NOT_PHOTOS:
+            if is_leftover(name):
                 continue
             if is_folder:
                 yield from below(f"{folder}/{name}", f"{prefix}{name}/")
@@ -53,10 +67,12 @@ class PhotoFiles:
     Args:
         root: the folder.
         names: the photos to take, by their paths below it; None lists the folder.
+        leave_out: folders below it that are no input, such as the one that a command writes into.
 
     Attributes:
         root: the folder.
         names: the photos' paths below it, with forward slashes, sorted.
+        outputs: folders below the root that are milseg's own outputs, and were left out.
         unreadable: names of photos that are not plain text (bytes outside UTF-8, control characters): left
             out, as no tag file can name them.
 
@@ -64,12 +80,20 @@ class PhotoFiles:
         UserError: no such folder, or one that cannot be read.
     """
 
-    def __init__(self, root: Path, names: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, root: Path, names: Iterable[str] | None = None, *, leave_out: Iterable[Path] = ()
+    ) -> None:
         if not root.is_dir():
             what = "a file" if root.exists() else "no such folder"
             raise UserError(f"{root}: {what}; expected the folder of the photos")
         self.root = root
-        found = list(walk(root, PHOTO_SUFFIXES) if names is None else names)
+        outputs: list[str] = []
+        if names is None:
+            names = walk(
+                root, PHOTO_SUFFIXES, leave_out=set(map(os.path.realpath, leave_out)), outputs=outputs
+            )
+        found = list(names)
+        self.outputs = tuple(outputs)
         self.names = tuple(sorted(name for name in found if is_plain_text(name)))
         self.unreadable = tuple(ascii(name) for name in found if not is_plain_text(name))
 
