@@ -60,7 +60,7 @@ def test_tiles_leave_no_seam(
     calls: list[int] = []
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_hook(lambda *_: calls.append(1))
-    tiled = photo_tile_scores(model, photo, device=CPU, most=most)
+    tiled = photo_tile_scores(model, photo, device=CPU, tile_pixels=most)
     assert len(calls) >= 2
     torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=1e-6 * float(whole.abs().max()))
     masks = [

@@ -29,7 +29,7 @@ def test_one_view_is_the_networks_own_map(model: FCN) -> None:
     found = tta_score_map(model, photo, longest_side=40)
     with torch.inference_mode():
         scores = model(normalise(resize_photo(photo, (30, 40)))[None])
-    assert torch.equal(found.scores, scores[0])
+    torch.testing.assert_close(found.scores, scores[0])
     assert (found.stride, found.offset, found.input_size) == (model.stride, model.offset, (30, 40))
 
 
