@@ -1,4 +1,4 @@
-"""The fully connected CRF: every pixel talks to every other, by nearness and colour."""
+"""The fully connected CRF: every pixel is compared with every other, by nearness and colour."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dense_crf(
     scale: int = 1,
     max_pixels: int = 1_000_000,
 ) -> torch.Tensor:
-    """Mean-field inference in a fully connected CRF with Gaussian edge potentials.
+    """Run mean-field inference in a fully connected CRF with Gaussian edge potentials.
 
     Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011,
     algorithm 1 with the Potts model: from Q = probs, repeat
@@ -105,7 +105,7 @@ def dense_crf(
 def mean_field(
     log_probs: torch.Tensor, kernels: Sequence[tuple[torch.Tensor, float]], iterations: int
 ) -> torch.Tensor:
-    """Mean-field inference of the Potts model over N points.
+    """Run mean-field inference of the Potts model over N points.
 
     Args:
         log_probs: float32 [C, N].
@@ -128,11 +128,14 @@ def mean_field(
 
 
 def _softmax(rows: torch.Tensor) -> torch.Tensor:
-    """Of each row of [N, C]; torch's own takes five times as long where a row does not fill a register of 16."""
+    """Return the softmax of each row of [N, C].
+
+    torch's own takes five times as long if a row does not fill a register of 16 numbers.
+    """
     if rows.shape[1] > LANES:
         return rows.softmax(dim=1)
-    found = (rows - rows.amax(dim=1, keepdim=True)).exp_()
-    return found.div_(found.sum(dim=1, keepdim=True))
+    exponentials = (rows - rows.amax(dim=1, keepdim=True)).exp_()
+    return exponentials.div_(exponentials.sum(dim=1, keepdim=True))
 
 
 def joint_upsample(
@@ -140,7 +143,7 @@ def joint_upsample(
 ) -> torch.Tensor:
     """Bilinear upsampling that follows the photo's edges.
 
-    Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, equation 3, over the four nearest places: the bilinear
+    Kopf et al., "Joint Bilateral Upsampling", SIGGRAPH 2007, equation 3, over the four nearest cells: the bilinear
     weight times exp(-|I_p - I_q|^2 / (2 sigma^2)), normalised.
 
     Args:
@@ -160,41 +163,41 @@ def joint_upsample(
     rows = _nearest_two(guide.shape[1], values.shape[1], guide.device)
     columns = _nearest_two(guide.shape[2], values.shape[2], guide.device)
     total = torch.full(guide.shape[1:], 1e-30, device=guide.device)
-    found = torch.zeros(len(values), *guide.shape[1:], device=guide.device)
+    upsampled = torch.zeros(len(values), *guide.shape[1:], device=guide.device)
     for row, row_weight in rows:
         for column, column_weight in columns:
             near = colours.index_select(1, row).index_select(2, column)
             weight = (guide - near).square_().sum(dim=0).mul_(-0.5 / sigma_rgb**2).exp_()
-            # Where no place has the pixel's colour, what is left is bilinear.
+            # If no cell has the pixel's colour, the weights become bilinear.
             weight = (weight + 1e-6) * row_weight[:, None] * column_weight
             total += weight
-            found += values.index_select(1, row).index_select(2, column).mul_(weight)
-    return found / total
+            upsampled += values.index_select(1, row).index_select(2, column).mul_(weight)
+    return upsampled / total
 
 
-def _nearest_two(pixels: int, places: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The two nearest places of each pixel of an axis and their bilinear weights: int64 and float32 [pixels]."""
-    position = ((torch.arange(pixels, device=device) + 0.5) * (places / pixels) - 0.5).clamp(0, places - 1)
+def _nearest_two(pixels: int, cells: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the two nearest cells of each pixel of an axis and their bilinear weights: int64 and float32 [pixels]."""
+    position = ((torch.arange(pixels, device=device) + 0.5) * (cells / pixels) - 0.5).clamp(0, cells - 1)
     low = position.floor()
     share = position - low
     first = low.long()
-    return [(first, 1 - share), ((first + 1).clamp_max(places - 1), share)]
+    return [(first, 1 - share), ((first + 1).clamp_max(cells - 1), share)]
 
 
 def _shrunk(values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Means over cells, [C, h, w]."""
+    """Return the means over the cells of a coarser grid, [C, h, w]."""
     return interpolate(values[None], size=size, mode="area")[0]
 
 
 def _positions(size: tuple[int, int], sigma: float, device: torch.device) -> torch.Tensor:
-    """x and y of each pixel in standard deviations, float32 [2, H W]."""
+    """Return x and y of each pixel in standard deviations, float32 [2, H W]."""
     x = (torch.arange(size[1], device=device) / sigma).expand(size)
     y = (torch.arange(size[0], device=device) / sigma)[:, None].expand(size)
     return torch.stack((x, y)).flatten(1)
 
 
 def _normalised(lattice: Lattice, weight: float) -> Lattice:
-    """The kernel with the square root of each pixel's sum divided out on both sides, times `weight`."""
+    """Return the kernel with the square root of each pixel's sum divided out on both sides, times `weight`."""
     starts = lattice.slice.starts
     ones = torch.ones(len(starts), 1, device=starts.device)
     return lattice.scaled((weight**0.5) * (lattice.filter(ones)[:, 0] + 1e-20).rsqrt())

@@ -53,13 +53,13 @@ def pamr(
 
 
 def pamr_photo(photo: UInt8, probs: torch.Tensor, *, iterations: int = 10) -> torch.Tensor:
-    """`pamr` of one photo uint8 [H, W, 3] and its probabilities [C, H, W]."""
+    """Apply `pamr` to one photo uint8 [H, W, 3] and its probabilities [C, H, W]."""
     image = torch.from_numpy(np.array(photo)).to(probs.device, probs.dtype).permute(2, 0, 1)
     return pamr(image[None] / 255, probs[None], iterations=iterations)[0]
 
 
 def _shifted(values: torch.Tensor, dilations: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Each neighbour's value at each pixel, [B, C, H, W] at a time; views of one padded copy."""
+    """Yield each neighbour's value at each pixel, [B, C, H, W]; views of one padded copy."""
     height, width = values.shape[-2:]
     reach = max(dilations)
     padded = pad(values, (reach,) * 4, mode="replicate")
@@ -72,7 +72,7 @@ def _shifted(values: torch.Tensor, dilations: Sequence[int]) -> Iterator[torch.T
 
 
 def _affinities(photos: torch.Tensor, dilations: Sequence[int]) -> torch.Tensor:
-    """a_ij, [8 len(dilations), B, 1, H, W]."""
+    """Return a_ij, [8 len(dilations), B, 1, H, W]."""
     count = 9 * len(dilations)
     # Each window holds its centre too. Two passes: a difference of squares would lose what little varies.
     mean = (sum(_shifted(photos, dilations)) + len(dilations) * photos) / count

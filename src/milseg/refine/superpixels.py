@@ -18,7 +18,7 @@ def superpixels(
     count: int = 200,
     compactness: float = 10.0,
 ) -> torch.Tensor:
-    """Segments of a photo, or of the places of its score map.
+    """Return the segments of a photo, or of the cells of its score map.
 
     Achanta et al., "SLIC Superpixels Compared to State-of-the-Art Superpixel Methods", PAMI 2012: k-means of
     position and CIELAB colour, started on a grid.
@@ -26,13 +26,13 @@ def superpixels(
     Args:
         photo: uint8 [H, W, 3], as the network sees it.
         size: (h, w) of the score map; None for every pixel.
-        stride, offset: place i is centred on pixel offset + i * stride; without a stride the places share the photo
-            evenly. A place beyond the border is on it.
+        stride, offset: cell i is centred on pixel offset + i * stride; without a stride the cells share the photo
+            evenly. A cell beyond the border is moved onto it.
         count: about how many segments of the whole photo.
         compactness: how much nearness weighs against colour.
 
     Returns:
-        int64 [H, W] or [h, w], numbered from 0 without gaps: segments that hold no place are left out.
+        int64 [H, W] or [h, w], numbered from 0 without gaps: segments that hold no cell are left out.
 
     >>> photo = np.zeros((32, 48, 3), np.uint8)
     >>> photo[:, 24:] = 255
@@ -40,14 +40,14 @@ def superpixels(
     [[0, 0, 1, 1]]
     """
     height, width = photo.shape[:2]
-    found = slic(
+    segments = slic(
         photo,
         n_segments=max(1, min(count, height * width)),
         compactness=compactness,
         start_label=0,
         channel_axis=-1,
     )
-    labels = torch.from_numpy(np.asarray(found, dtype=np.int64))
+    labels = torch.from_numpy(np.asarray(segments, dtype=np.int64))
     if size is not None:
         rows = _centres(size[0], height, stride, offset)
         columns = _centres(size[1], width, stride, offset)
@@ -56,15 +56,15 @@ def superpixels(
     return numbers
 
 
-def _centres(places: int, pixels: int, stride: float | None, offset: float) -> torch.Tensor:
-    """The pixel at the centre of each place, int64 [places]."""
-    place = torch.arange(places, dtype=torch.float64)
-    centre = (place + 0.5) * pixels / places - 0.5 if stride is None else offset + place * stride
+def _centres(cells: int, pixels: int, stride: float | None, offset: float) -> torch.Tensor:
+    """Return the pixel at the centre of each cell, int64 [cells]."""
+    cell = torch.arange(cells, dtype=torch.float64)
+    centre = (cell + 0.5) * pixels / cells - 0.5 if stride is None else offset + cell * stride
     return centre.round().long().clamp(0, pixels - 1)
 
 
 def segment_means(probs: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
-    """Each place's probabilities replaced by the mean over its segment.
+    """Replace each pixel's probabilities by the mean over its segment.
 
     Args:
         probs: [C, H, W].
@@ -83,5 +83,5 @@ def segment_means(probs: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
 def superpixel_means(
     photo: UInt8, probs: torch.Tensor, *, count: int = 200, compactness: float = 10.0
 ) -> torch.Tensor:
-    """Probabilities [C, H, W] averaged over the superpixels of their photo uint8 [H, W, 3]."""
+    """Return probabilities [C, H, W] averaged over the superpixels of their photo uint8 [H, W, 3]."""
     return segment_means(probs, superpixels(photo, count=count, compactness=compactness))
