@@ -15,6 +15,13 @@ class UserError(ValueError):
     """
 
 
+class OutputError(UserError):
+    """The output can take nothing more (a full disk, a folder that cannot be written): it ends a run.
+
+    Any other `UserError` of one photo leaves that photo out, and the run goes on.
+    """
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for a name that is in no table, with the nearest known names.
 

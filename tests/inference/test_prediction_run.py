@@ -270,7 +270,7 @@ def test_a_broken_photo_is_named_and_the_others_go_on(
     assert {row["photo"]: row["reason"].partition(": ")[2][:20] for row in table(out, "failed.csv")} == {
         "b.png": "damaged or cut short",
         "bomb.png": "100 x 100 = 10,000 p",
-        "in/empty.jpg": "not an image that ca",
+        "in/empty.jpg": "an empty file, not a",
     }
     assert "b.png: damaged" in told.err
     assert [row["photo"] for row in table(out) if row["photo"] in ("b.png", "bomb.png", "in/empty.jpg")] == []

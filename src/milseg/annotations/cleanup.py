@@ -11,6 +11,7 @@ from typing import Any
 from milseg.annotations import FORMATS, writer_class
 from milseg.annotations.writer import check_name, entries_of
 from milseg.errors import UserError
+from milseg.utils.files import atomic_path
 
 
 def remove_earlier(out: Path, *, keep: Collection[Path] = ()) -> int:
@@ -32,10 +33,41 @@ def remove_earlier(out: Path, *, keep: Collection[Path] = ()) -> int:
             continue
         writer = writer_class(name)
         count += _remove(root, writer.run_files, keep)
-        for photo in _names(ledger):
-            count += _remove(root, writer.files_of(photo, header), keep)
+        for photo, data in _photos(ledger):
+            count += _remove(root, writer.files_of(photo, header, data), keep)
         _remove(root, [f".parts/{ledger.name}"], keep)
     return count
+
+
+def forget_photos(out: Path, names: Collection[str], ledgers: Iterable[str] = ()) -> None:
+    """Take photos out of the records in `out/.parts`, with their own files, so that they are made again.
+
+    Args:
+        names: the photos' names.
+        ledgers: file names of further records without files of their own.
+    """
+    root = out.resolve()
+    for format_name in FORMATS:
+        ledger = out / ".parts" / f"{format_name}.jsonl"
+        header = read_header(ledger)
+        if header is None or header.get("format") != format_name:
+            continue
+        for name, data in _photos(ledger):
+            if name in names:
+                _remove(root, writer_class(format_name).files_of(name, header, data), ())
+        _drop_entries(ledger, names)
+    for file in ledgers:
+        if read_header(out / ".parts" / file) is not None:
+            _drop_entries(out / ".parts" / file, names)
+
+
+def _drop_entries(ledger: Path, names: Collection[str]) -> None:
+    with atomic_path(ledger) as temporary, ledger.open("rb") as old, temporary.open("wb") as new:
+        new.write(old.readline())
+        for _, entry in entries_of(ledger):
+            line = old.readline()
+            if entry["name"] not in names:
+                new.write(line)
 
 
 def read_header(ledger: Path) -> dict[str, Any] | None:
@@ -49,12 +81,13 @@ def read_header(ledger: Path) -> dict[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
-def _names(ledger: Path) -> Iterator[str]:
+def _photos(ledger: Path) -> Iterator[tuple[str, Any]]:
+    """Name and data of each photo in a ledger."""
     for _, entry in entries_of(ledger):
         # A ledger is a file like any other: what it says must not lead elsewhere.
         with suppress(UserError):
             check_name(entry["name"])
-            yield entry["name"]
+            yield entry["name"], entry.get("data")
 
 
 def _remove(root: Path, names: Iterable[str], keep: Collection[Path]) -> int:

@@ -57,7 +57,7 @@ class CvatWriter(Writer):
             )
 
     @classmethod
-    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+    def files_of(cls, name: str, header: Mapping[str, Any], data: Any = None) -> list[str]:
         return [f".parts/cvat/{folder}/{name}.png" for folder in (CLASS_FOLDER, OBJECT_FOLDER)]
 
     def _colours(self) -> UInt8:

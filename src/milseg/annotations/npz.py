@@ -24,7 +24,7 @@ class NpzWriter(Writer):
     needs_scores = True
 
     @classmethod
-    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+    def files_of(cls, name: str, header: Mapping[str, Any], data: Any = None) -> list[str]:
         return [f"scores/{name}.npz"]
 
     def _write(self, prediction: Prediction) -> None:

@@ -9,6 +9,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from types import TracebackType
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from milseg.data.bags import VOID
 from milseg.data.image import PackedPhoto, UInt8
 from milseg.data.masks import class_counts
-from milseg.errors import UserError
+from milseg.errors import OutputError, UserError
 from milseg.utils.files import check_writable
 
 # Of one part of a name, bytes: file systems take 255, and a temporary name adds its own letters.
@@ -177,14 +178,14 @@ class Ledger:
             # Half a line goes, so that what is written next starts a line of its own.
             self._file.truncate(self._end)
             self._file.seek(self._end)
-            raise UserError(
+            raise OutputError(
                 f"{self.path}: cannot be written ({error.strerror}); free some space, then resume"
             ) from error
         self._end += len(line)
 
-    def append(self, name: str, photo_file: str, data: Any) -> None:
-        """Record a photo as done, with what the finished file needs of it."""
-        entry = {"name": name, "photo_file": photo_file, "data": data}
+    def append(self, name: str, photo_file: str, data: Any, **more: Any) -> None:
+        """Record a photo as done, with what the finished file needs of it, and more for the record alone."""
+        entry = {"name": name, "photo_file": photo_file, "data": data, **more}
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self._write(line.encode() + b"\n")
         self.names[sys.intern(name)] = sys.intern(photo_file)
@@ -233,16 +234,18 @@ class Writer(ABC):
     needs_scores: ClassVar[bool] = False
     # Files of the whole run, as paths below `out`.
     run_files: ClassVar[tuple[str, ...]] = ()
+    # What a person should know of files written otherwise than asked, one sentence a photo.
+    notes: list[str]
 
     def __init__(self, out: Path, classes: Sequence[str], *, resume: bool = False, **options: Any) -> None:
         """See `open_writer`; `options` are what makes two runs of this format differ."""
-        self.out, self.classes = out, tuple(classes)
+        self.out, self.classes, self.notes = out, tuple(classes), []
         self._check_classes()
         check_writable(out)
         self.parts = out / ".parts"
         self.parts.mkdir(exist_ok=True)
-        header = {"format": self.format, "classes": self.classes, **options}
-        self._ledger = Ledger(self.parts / f"{self.format}.jsonl", header, resume=resume)
+        self._header = {"format": self.format, "classes": self.classes, **options}
+        self._ledger = Ledger(self.parts / f"{self.format}.jsonl", self._header, resume=resume)
 
     def _check_classes(self) -> None:
         if not 1 <= len(self.classes) <= VOID or len(set(self.classes)) != len(self.classes):
@@ -272,8 +275,13 @@ class Writer(ABC):
         check_name(name)
 
     @classmethod
-    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
-        """A photo's own files, as paths below `out`; `header` is what the ledger says of the run's options."""
+    def files_of(cls, name: str, header: Mapping[str, Any], data: Any = None) -> list[str]:
+        """A photo's own files, as paths below `out`.
+
+        Args:
+            header: what the ledger says of the run's options.
+            data: what `_write` gave for the photo, as the ledger has it.
+        """
         return []
 
     def present(self, mask: UInt8) -> list[int]:
@@ -295,7 +303,15 @@ class Writer(ABC):
             return False
         check_photos([(name, photo_file)], [type(self)])
         check_prediction(prediction, self.classes)
-        self._ledger.append(name, photo_file, self._write(prediction))
+        try:
+            data = self._write(prediction)
+        except BaseException:
+            # Nothing half-made stays: a mask without its overlay would be taken for a finished one.
+            for file in self.files_of(name, self._header):
+                with suppress(OSError):
+                    (self.out / file).unlink(missing_ok=True)
+            raise
+        self._ledger.append(name, photo_file, data)
         return True
 
     def close(self) -> list[Path]:

@@ -30,7 +30,7 @@ class YoloWriter(Writer):
     run_files = ("yolo/data.yaml",)
 
     @classmethod
-    def files_of(cls, name: str, header: Mapping[str, Any]) -> list[str]:
+    def files_of(cls, name: str, header: Mapping[str, Any], data: Any = None) -> list[str]:
         return [f"yolo/labels/{name}.txt"]
 
     def _write(self, prediction: Prediction) -> None:

@@ -77,6 +77,7 @@ def _evaluate_model(options: EvaluateOptions, device: torch.device) -> tuple[Sco
     truth_names(options)  # a mistake in them is told before the model is loaded
     model, spec = load_model(local_folder(options.model))
     bags = evaluation_bags(options, spec.classes)
+    bags = bags.with_ranges(spec.value_ranges)
     model.to(device)
     if options.reading == "scores":
         # The masks that `milseg predict` writes, so that both ways to a score agree.

@@ -19,6 +19,7 @@ def voc_results(options: VocResultsOptions) -> None:
     """`milseg voc-results`."""
     segmenter = load(options.model, device=options.device)
     bags = read_voc(options.root, options.split, year=options.year, classes=segmenter.classes[1:])
+    bags = bags.with_ranges(segmenter.spec.value_ranges)
     refuse_existing(options.out, overwrite=options.overwrite)
     check_writable(options.out)
     archive = write_voc_results(

@@ -97,7 +97,8 @@ def checked(value: Any, hint: Any, limits: Limits, where: str, *, lists: bool = 
     """The value as the annotation has it: a whole number does for a decimal, and a list for a tuple.
 
     Args:
-        hint: bool, int, float, str, a dataclass, a NamedTuple, `tuple[X, ...]`, or one of these or None.
+        hint: bool, int, float, str, a dataclass, a NamedTuple, `tuple[X, ...]`, `dict[str, X]`, or one of these or
+            None.
         lists: whether tuples come as lists, as in files.
 
     Raises:
@@ -112,6 +113,14 @@ def checked(value: Any, hint: Any, limits: Limits, where: str, *, lists: bool = 
         if fewest <= len(value) <= most:
             kind = get_args(plain)[0]
             return tuple(checked(v, kind, limits, f"{where}[{i}]", lists=lists) for i, v in enumerate(value))
+    elif get_origin(plain) is dict and isinstance(value, Mapping):
+        names, kind = get_args(plain)
+        return {
+            checked(name, names, ANY, f"{where}: a key"): checked(
+                v, kind, limits, f"{where}: {name}", lists=lists
+            )
+            for name, v in value.items()
+        }
     elif hasattr(plain, "_fields") and isinstance(value, list if lists else plain):
         names, kinds = plain._fields, get_type_hints(plain)
         if len(value) == len(names):

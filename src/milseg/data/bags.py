@@ -26,6 +26,7 @@ from milseg.data.image import (
 )
 from milseg.data.sampler import next_window
 from milseg.data.transforms import Zoom, zoomed_mask, zoomed_photo
+from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 
 BACKGROUND = 0
@@ -42,12 +43,14 @@ class Bag:
         photo: a file (its name as a text becomes a Path), a photo inside a shard, or the pixels, uint8 [H, W, 3].
         tags: one of PRESENT, ABSENT, UNKNOWN for each class of the set, background first.
         mask: a file or pixels, uint8 [H, W], where there is one. Training from tags never opens it.
+        ranges: of the set, for photos of more than 8 bits (see `milseg.data.value_range`).
     """
 
     name: str
     photo: Path | PackedPhoto | UInt8
     tags: tuple[int, ...]
     mask: Path | UInt8 | None = None
+    ranges: ValueRanges | None = None
 
     def __post_init__(self) -> None:
         for name in ("photo", "mask"):
@@ -110,6 +113,17 @@ class BagSet:
                 assert isinstance(photo, PackedPhoto)
                 photo.soon()
 
+    @property
+    def value_ranges(self) -> ValueRanges | None:
+        """The ranges that its photos of more than 8 bits are read by; none where each goes by its own."""
+        return self.bags[0].ranges if self.bags else None
+
+    def with_ranges(self, ranges: ValueRanges | None) -> BagSet:
+        """The same set, its photos of more than 8 bits read by these ranges."""
+        if not ranges and not self.value_ranges:
+            return self
+        return replace(self, bags=tuple(replace(bag, ranges=ranges) for bag in self.bags))
+
     def take(self, indices: Iterable[int]) -> BagSet:
         """The same set with some of its bags, in the given order."""
         return replace(self, bags=tuple(self.bags[i] for i in indices))
@@ -150,7 +164,9 @@ def mask_values_for(classes: Sequence[str], stored: Mapping[int, str]) -> UInt8:
 
 def load_photo(bag: Bag) -> UInt8:
     """The bag's photo, uint8 [H, W, 3]."""
-    return open_photo(bag.photo) if isinstance(bag.photo, Path | PackedPhoto) else bag.photo
+    if isinstance(bag.photo, Path | PackedPhoto):
+        return open_photo(bag.photo, ranges=bag.ranges)
+    return bag.photo
 
 
 def load_mask(bag: Bag, bag_set: BagSet, *, size: tuple[int, int] | None = None) -> UInt8:

@@ -49,6 +49,7 @@ def evaluate_model(
         longest_side = longest_side or stored.longest_side
         if not isinstance(bags, BagSet):
             bags = evaluation_bags(EvaluateOptions(source=as_path(bags)), stored.classes)
+        bags = bags.with_ranges(stored.value_ranges)
     if not isinstance(bags, BagSet):
         raise UserError(
             f"{bags}: expected a BagSet, as milseg.read_voc gives it, beside a network without class names"
@@ -80,6 +81,7 @@ def evaluate_segmenter(segmenter: Segmenter, bags: BagSet, *, progress: bool = T
         raise UserError(
             f"{bags.name}: its classes are {', '.join(bags.classes)}, the model's {', '.join(segmenter.classes)}"
         )
+    bags = bags.with_ranges(segmenter.spec.value_ranges)
     evaluation = Evaluation(bags.classes)
     left_out: list[str] = []
     with collectives.errors_on_all_ranks():

@@ -21,11 +21,12 @@ from milseg.config import (
     shared_settings,
 )
 from milseg.data.bags import Bag, BagSet
-from milseg.data.photo_statistics import read_photos
+from milseg.data.photo_statistics import read_photos, readable_bags
 from milseg.data.sources.digits import read_digits
 from milseg.data.sources.evaluation_set import evaluation_bags, with_truth
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
+from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 from milseg.experiments.digits import DIGIT_MASKS, OUTPUT_STRIDE, pretrain, starts
 from milseg.inference.model_folder import ModelSpec
@@ -86,7 +87,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
             shared_settings(EvaluateOptions, options, split=options.val_split), bags.classes
         )
         _refuse_shared_photos(bags, val)
-        val = _readable(val, progress)
+        val = _readable(val, progress, ranges=bags.value_ranges)
     if any(find_rule(rule).supervision == "masks" for rule in options.rules if rule != CAM):
         bags = with_truth(bags, options)
     train, held = hold_out(bags, options.hold_out, seed)
@@ -107,6 +108,7 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
             classes=bags.classes,
             output_stride=recipe.output_stride,
             longest_side=options.longest_side,
+            value_ranges=dict(bags.value_ranges or {}),
         ),
         config=config,
         rounds=tuple(later),
@@ -115,24 +117,20 @@ def source_task(options: CompareOptions, seed: int, device: torch.device, progre
     )
 
 
-def _readable(bags: BagSet, progress: bool) -> BagSet:
-    """The bags whose photos can be read, the others named: one of them must not end hours of training.
+def _readable(bags: BagSet, progress: bool, *, ranges: ValueRanges | None = None) -> BagSet:
+    """The bags whose photos can be read; the others are named.
 
-    Raises:
-        UserError: not one photo can be read.
+    Args:
+        ranges: of the photos that are learned from, for those to score.
     """
     facts = read_photos(bags.bags, progress=progress)
-    good = [i for i, fact in enumerate(facts) if fact.size is not None]
-    bad = [bag.name for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None]
-    for bag, fact in zip(bags.bags, facts, strict=True):
-        if fact.size is None:
-            print(f"milseg: left out: {bag.name}: {fact.reason}", file=sys.stderr)
-    if not good:
-        raise UserError(f"{bags.name}: none of its {len(bags):,} photos can be read, such as {bad[0]}")
-    if bad:
-        note = f"{len(bad):,} photos that cannot be read left out, such as {bad[0]}"
-        bags = replace(bags, notes=(*bags.notes, note))
-    return bags.take(good)
+    kept, _, bad = readable_bags(bags, facts, ranges=ranges)
+    for line in bad:
+        print(f"milseg: left out: {line}", file=sys.stderr)
+    if not len(kept):
+        first = bad[0].partition(":")[0] if bad else ""
+        raise UserError(f"{bags.name}: none of its {len(bags):,} photos can be read, such as {first}")
+    return kept
 
 
 def _refuse_shared_photos(bags: BagSet, val: BagSet) -> None:

@@ -16,13 +16,14 @@ import numpy as np
 
 from milseg.data.image import UInt8, open_photo
 from milseg.data.sources.photo_inputs import PhotoFile
+from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 from milseg.inference.onnx_network import cpu_session, needed, quiet
 
 PHOTOS = 64  # more than these say nothing new of the scales
 
 
-def calibration_photos(photos: Sequence[PhotoFile]) -> list[UInt8]:
+def calibration_photos(photos: Sequence[PhotoFile], ranges: ValueRanges | None = None) -> list[UInt8]:
     """`PHOTOS` of them, evenly spread; those that cannot be read are passed over.
 
     Raises:
@@ -32,7 +33,7 @@ def calibration_photos(photos: Sequence[PhotoFile]) -> list[UInt8]:
     found, reason = list[UInt8](), ""
     for photo in photos[::step][:PHOTOS]:
         try:
-            found.append(open_photo(photo.path))
+            found.append(open_photo(photo.path, ranges=ranges))
         except UserError as error:
             reason = str(error)
     if not found:

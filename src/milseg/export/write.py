@@ -48,8 +48,9 @@ def export_run(options: ExportOptions) -> None:
             )
     for package in (*PACKAGES[options.format], *(("onnxruntime",) if options.int8 else ())):
         needed(package)
-    photos = calibration_photos(find_photos([options.int8])) if options.int8 else []
+    files = find_photos([options.int8]) if options.int8 else []
     model, spec = load_model(local_folder(options.model))
+    photos = calibration_photos(files, spec.value_ranges) if options.int8 else []
     if spec.inference.random_walk:
         spec = replace(spec, inference=replace(spec.inference, random_walk=0))
         log.warning("left out: the random walk, which needs the network's inner maps")

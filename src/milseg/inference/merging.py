@@ -145,9 +145,10 @@ def merge(folders: Sequence[Path], out: Path, *, order: Mapping[str, int] | None
         header = _same_header([*folders, out], f"{name}.jsonl")
         classes = list(header["classes"])
         for folder in folders:
-            for photo in photos_of(folder / ".parts" / f"{name}.jsonl"):
-                check_name(photo)
-                for file in writer_class(name).files_of(photo, header):
+            ledger = folder / ".parts" / f"{name}.jsonl"
+            for _, entry in entries_of(ledger) if ledger.is_file() else ():
+                check_name(entry["name"])
+                for file in writer_class(name).files_of(entry["name"], header, entry.get("data")):
                     _bring(folder, out, file)
         _join([*folders, out], f"{name}.jsonl", order)
     _same_header([*folders, out], LEDGER)

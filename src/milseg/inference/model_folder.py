@@ -19,6 +19,7 @@ import yaml
 from milseg._version import __version__
 from milseg.config import InferenceConfig
 from milseg.config.fields import MOST_ENTRIES, Limits, check_fields, checked, read_fields, shown
+from milseg.data.value_range import LARGEST, check_ranges
 from milseg.errors import UserError
 from milseg.inference.prior import Prior
 from milseg.models.backbones import build_fcn
@@ -52,6 +53,7 @@ class ModelSpec:
         longest_side: the size at which the network saw its training photos; None: their own.
         inference: how its maps become masks.
         prior: the calibration of the image-level prior; None where none was fitted.
+        value_ranges: what was black and white in training photos of more than 8 bits, by kind of values.
     """
 
     backbone: str
@@ -63,6 +65,7 @@ class ModelSpec:
     longest_side: int | None = None
     inference: InferenceConfig = field(default_factory=InferenceConfig)
     prior: Prior | None = None
+    value_ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     milseg_version: str = __version__
 
     LIMITS: ClassVar[Mapping[str, Limits]] = {
@@ -71,12 +74,14 @@ class ModelSpec:
         "output_stride": Limits(least=1, most=64),
         "vgg_padding": Limits(length=(1, 100)),
         "longest_side": Limits(least=1, most=100_000),
+        "value_ranges": Limits(least=-LARGEST, most=LARGEST, entries=(2, 2)),
         "milseg_version": Limits(length=(0, 100)),
     }
 
     def __post_init__(self) -> None:
         check_fields(self)
         check_names(self.classes)
+        check_ranges(self.value_ranges)
         if self.prior is not None and len(self.prior.slope) != len(self.classes):
             raise UserError(
                 f"prior has {len(self.prior.slope)} numbers for {len(self.classes)} classes; expected one a class"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -23,7 +22,8 @@ from milseg.data.sources.known_tags import KnownTags, read_known_tags
 from milseg.data.sources.photo_inputs import PhotoFile, fetched, find_photos
 from milseg.distributed import collectives, preemption
 from milseg.distributed.launch import launched
-from milseg.errors import UserError
+from milseg.errors import OutputError, UserError
+from milseg.inference.changed_photos import digest_of, file_stamp, forget_changed
 from milseg.inference.hub import local_folder
 from milseg.inference.merging import FOLDER, Shard, merge, parse_shard, shard_folders
 from milseg.inference.onnx_network import is_onnx_file
@@ -36,8 +36,9 @@ from milseg.inference.prediction_files import (
     write_failed,
     write_table,
 )
+from milseg.inference.prediction_ranges import sampled_ranges
 from milseg.inference.segmenter import Segmentation, Segmenter, load
-from milseg.utils.files import claim_folder, remove_halves, write_json
+from milseg.utils.files import claim_folder, ends_run, remove_halves, write_json
 from milseg.utils.parallel import one_thread, prefetch_map, processors
 
 log = logging.getLogger("milseg")
@@ -130,12 +131,15 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
     inference = overridden(
         loaded.inference, random_walk=options.random_walk, refine=options.refine, scales=options.scales
     )
+    sampled = sampled_ranges(options, spec, photos)
+    if sampled:
+        spec = replace(spec, value_ranges={**sampled, **spec.value_ranges})
     segmenter = Segmenter(
         loaded.model, spec, inference=inference, class_bias=class_bias, network=loaded.network
     )
     given = _known_tags(options, segmenter.classes, photos)
     header: dict[str, Any] = {
-        "model": _digest(folder if is_onnx_file(folder) else folder / "model.safetensors"),
+        "model": digest_of(folder if is_onnx_file(folder) else folder / "model.safetensors"),
         "tags": _tags_record(options),
         "class_bias": class_bias,
         "random_walk": options.random_walk,
@@ -144,6 +148,8 @@ def prepare_run(options: PredictOptions, device: torch.device) -> Run:
     }
     if options.longest_side is not None:
         header["longest_side"] = options.longest_side
+    if sampled:
+        header["value_ranges"] = {kind: list(pair) for kind, pair in sampled.items()}
     return Run(
         options=options,
         photos=photos,
@@ -191,6 +197,7 @@ def predict_photos(
     options, segmenter = job.options, job.segmenter
     write_json(out / LABELS, {"classes": list(segmenter.classes)})
     failed: dict[str, str] = {}
+    notes: dict[str, list[str]] = {}
     done = 0
     with ExitStack() as stack:
         writers = [
@@ -214,17 +221,13 @@ def predict_photos(
         for photo, found in tqdm(
             results, total=len(todo), desc="predict", unit="photo", disable=not progress
         ):
-            if isinstance(found, UserError):
-                failed[photo.below] = str(found)
+            failure = found if isinstance(found, UserError) else _write(job, photo, found, writers, rows)
+            if failure is not None:
+                failed[photo.below] = str(failure)
             else:
-                record = _prediction(photo, found)
-                for writer in writers:
-                    writer.add(record)
-                if photo.name not in rows.names:
-                    rows.append(
-                        photo.name, photo.below, _row(photo, found, job.given.present.get(photo.name))
-                    )
                 done += 1
+                for note in found.segmentation.notes if isinstance(found, Found) else ():
+                    notes.setdefault(note, []).append(photo.below)
             if preemption.asked() and done + len(failed) < len(todo):
                 raise preemption.Stopped(
                     f"stopped; {done} photos more are in {out}, {len(todo) - done - len(failed)} are to do: the same "
@@ -238,17 +241,58 @@ def predict_photos(
             f"none of {len(photos)} photos could be read; the first: {next(iter(failed.values()))}"
         )
     _tell_failed(failed)
+    _tell_notes(notes, [note for writer in writers for note in writer.notes])
     return counts
 
 
-def _segment(job: Run, photo: PhotoFile) -> Segmentation | UserError:
-    """One photo's masks, or why there are none; runs beside others."""
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One photo's masks, and what its file was when they were made (see `file_stamp`)."""
+
+    segmentation: Segmentation
+    stamp: list[Any] | None
+
+
+def _segment(job: Run, photo: PhotoFile) -> Found | UserError:
+    """One photo's masks, or why there are none; runs beside others. Nothing that one photo raises ends the run."""
     try:
-        return job.segmenter.segment(
+        stamp = file_stamp(photo.path)
+        found = job.segmenter.segment(
             photo.path, tags=job.given.allowed.get(photo.name), max_pixels=job.options.max_pixels
         )
+        return Found(segmentation=found, stamp=stamp)
     except UserError as error:
         return error
+    except (MemoryError, torch.OutOfMemoryError):
+        return UserError(f"{photo.path}: needs more memory than there is; give a smaller --longest-side")
+    except Exception as error:
+        return UserError(f"{photo.path}: cannot be segmented ({type(error).__name__}: {error}); leave it out")
+
+
+def _write(
+    job: Run, photo: PhotoFile, found: Found, writers: Sequence[Writer], rows: Ledger
+) -> UserError | None:
+    """Write one photo's files; what goes wrong with this photo alone, for it to be left out.
+
+    Raises:
+        OutputError: a full disk or a folder that cannot be written, which ends the run.
+    """
+    try:
+        record = _prediction(photo, found.segmentation)
+        for writer in writers:
+            writer.add(record)
+        if photo.name not in rows.names:
+            row = _row(photo, found.segmentation, job.given.present.get(photo.name))
+            rows.append(photo.name, photo.below, row, file=found.stamp)
+        return None
+    except Exception as error:
+        if ends_run(error):
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(f"{photo.path}: its mask cannot be written ({error}); then resume") from error
+        if isinstance(error, UserError):
+            return error
+        return UserError(f"{photo.path}: its mask cannot be written ({type(error).__name__}: {error})")
 
 
 def _writer_options(name: str, options: PredictOptions) -> dict[str, Any]:
@@ -288,7 +332,7 @@ def _tags_record(options: PredictOptions) -> str | list[str] | None:
     """What a run that is resumed must agree on."""
     if options.tags is None:
         return None
-    digest = _digest(options.tags)
+    digest = digest_of(options.tags)
     return digest if options.tags_are == "complete" else [digest, options.tags_are]
 
 
@@ -302,6 +346,7 @@ def _claim_whole(job: Run) -> None:
         return
     if left := [folder for folder in shard_folders(options.out) if (folder / ".parts" / LEDGER).is_file()]:
         merge(left, options.out)
+        forget_changed(options.out, job.photos)
     if (options.out / ".parts" / LEDGER).is_file():
         # Stops here, and not after hours, where the earlier run had another model or other options.
         Ledger(options.out / ".parts" / LEDGER, job.header, resume=True).close()
@@ -321,15 +366,12 @@ def _claim_folder(out: Path, options: PredictOptions, photos: Iterable[PhotoFile
         remove_run(out, keep=_resolved(photos))
     # A run that was killed may have left halves of files.
     remove_halves(out, but=FOLDER)
+    if options.resume:
+        forget_changed(out, photos)
 
 
 def _resolved(photos: Iterable[PhotoFile]) -> Collection[Path]:
     return {photo.path.resolve() for photo in photos if isinstance(photo.path, Path)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _finished(photo: PhotoFile, writers: list[Writer], rows: Ledger) -> bool:
@@ -365,6 +407,16 @@ def _row(photo: PhotoFile, found: Segmentation, present: Sequence[str] | None) -
         "areas": ";".join(f"{name}={share:.4f}" for name, share in found.areas.items()),
         "tags_given": "yes" if found.tags_given else "no",
     }
+
+
+def _tell_notes(notes: Mapping[str, Sequence[str]], written: Sequence[str]) -> None:
+    """What of the photos' files is left out, and what was written otherwise than asked."""
+    for note, names in sorted(notes.items()):
+        log.warning(f"{len(names)} photos, such as {names[0]}: {note}")
+    for note in written[:SHOWN]:
+        log.warning(note)
+    if len(written) > SHOWN:
+        log.warning(f"... and {len(written) - SHOWN} more like these")
 
 
 def _tell_failed(failed: Mapping[str, str]) -> None:

@@ -14,15 +14,16 @@ from PIL import Image
 
 from milseg.config import InferenceConfig
 from milseg.data.image import (
-    DECODING_ERRORS,
     MAX_PIXELS,
     PackedPhoto,
     UInt8,
     as_rgb,
-    open_photo,
+    guarded,
+    read_photo,
 )
 from milseg.data.masks import class_counts
 from milseg.data.overlay import overlay
+from milseg.data.raster import to_rgb
 from milseg.errors import UserError, unknown_name
 from milseg.inference.hub import local_folder
 from milseg.inference.model_folder import ModelSpec, load_model
@@ -56,6 +57,7 @@ class Segmentation:
         stride, offset, input_size: where the places lie (see `milseg.inference.tta.ScoreMap`).
         tags_given: whether known tags limited the classes.
         photo: uint8 [H, W, 3].
+        notes: what of the photo's file was left out, such as further pages.
     """
 
     mask: UInt8
@@ -69,6 +71,7 @@ class Segmentation:
     input_size: tuple[int, int]
     tags_given: bool
     photo: UInt8
+    notes: tuple[str, ...] = ()
 
     def overlay(self, *, alpha: float = 0.5) -> UInt8:
         """Return the photo tinted with the classes' colours, with their names on it, uint8 [H, W, 3]."""
@@ -158,7 +161,7 @@ class Segmenter:
         Raises:
             UserError: a photo that cannot be read, or an unknown tag.
         """
-        pixels = self.pixels(photo, max_pixels=max_pixels)
+        pixels, notes = self._read(photo, max_pixels)
         score_map = self.score_map(pixels, allowed=None if tags is None else self._allowed(tags))
         mask = self.refined(pixels, score_map).argmax_mask((pixels.shape[0], pixels.shape[1]))
         best, confidence = score_map.tag_confidences()
@@ -175,6 +178,7 @@ class Segmenter:
             input_size=score_map.input_size,
             tags_given=tags is not None,
             photo=pixels,
+            notes=notes,
         )
 
     def score_map(
@@ -214,20 +218,27 @@ class Segmenter:
 
     def pixels(self, photo: Photo, *, max_pixels: int = MAX_PIXELS) -> UInt8:
         """Return the photo decoded and upright, uint8 [H, W, 3]; raises as `segment`."""
-        if isinstance(photo, str | Path):
-            return open_photo(Path(photo), max_pixels=max_pixels)
-        if isinstance(photo, PackedPhoto):
-            return open_photo(photo, max_pixels=max_pixels)
+        return self._read(photo, max_pixels)[0]
+
+    def _read(self, photo: Photo, max_pixels: int) -> tuple[UInt8, tuple[str, ...]]:
+        """Return the photo in RGB of 8 bits, and what of its file is left out."""
+        if isinstance(photo, str):
+            photo = Path(photo)
+        if isinstance(photo, Path | PackedPhoto):
+            with guarded(photo, "photo"):
+                raster = read_photo(photo, max_pixels=max_pixels)
+                pixels = to_rgb(raster, self.spec.value_ranges)
+            return pixels, tuple(note for note in raster.notes if "of which" in note)
         if isinstance(photo, Image.Image):
             try:
-                return as_rgb(photo)
-            except DECODING_ERRORS as error:
+                return as_rgb(photo, self.spec.value_ranges), ()
+            except Exception as error:  # decoders raise what they like
                 raise UserError(f"a Pillow image that cannot be decoded ({error})") from None
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
             raise UserError(
                 f"a photo as an array of {photo.dtype} {list(photo.shape)}; expected uint8 [H, W, 3], RGB"
             )
-        return photo
+        return photo, ()
 
     def _allowed(self, tags: Iterable[str]) -> torch.Tensor:
         known = set(tags)

@@ -216,7 +216,8 @@ def _compute(
     upload: Upload = read_upload(body, content_type)
     known = upload.fields.get("tags", tags)
     present = None if known is None else [word.strip() for word in known.split(",") if word.strip()]
-    found = server.segmenter.segment(decode(upload.data, server.options.max_pixels), tags=present)
+    photo = decode(upload.data, server.options.max_pixels, server.segmenter.spec.value_ranges)
+    found = server.segmenter.segment(photo, tags=present)
     if kind == PNG:
         return png(found.mask)
     answer = as_json(found, upload.name)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from milseg.data.image import PackedPhoto, UInt8, open_photo
+from milseg.data.value_range import ValueRanges
 from milseg.inference.onnx_network import OnnxNetwork
 from milseg.inference.segmenter import Segmenter
 from milseg.inference.tiling import device_of
@@ -111,10 +112,10 @@ class SentPhoto(PackedPhoto):
         return self.data
 
 
-def decode(data: bytes, max_pixels: int) -> UInt8:
+def decode(data: bytes, max_pixels: int, ranges: ValueRanges | None = None) -> UInt8:
     """A photo from the bytes of its file, uint8 [H, W, 3]; see `milseg.data.image.open_photo`.
 
     Raises:
         UserError: not a photo, damaged, or larger than `max_pixels`.
     """
-    return open_photo(SentPhoto(data), max_pixels=max_pixels)
+    return open_photo(SentPhoto(data), max_pixels=max_pixels, ranges=ranges)

@@ -155,7 +155,7 @@ def add_label_studio(
         except (KeyError, TypeError, AttributeError):
             raise UserError(f"task {number}: expected data with {brush.key!r}, the photo's address") from None
         try:
-            photo = decode(photos.read(str(address)), max_pixels)
+            photo = decode(photos.read(str(address)), max_pixels, segmenter.spec.value_ranges)
         except UserError as error:
             raise UserError(f"task {number}: {error}") from None
         found = segmenter.segment(photo, tags=tags)

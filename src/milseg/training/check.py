@@ -13,7 +13,13 @@ import torch
 
 from milseg.data.bags import ABSENT, PRESENT, UNKNOWN, BagSet
 from milseg.data.image import MAX_PIXELS
-from milseg.data.photo_statistics import read_photos, same_bytes, size_ranges
+from milseg.data.photo_statistics import (
+    outside_range,
+    read_photos,
+    reading_notes,
+    same_bytes,
+    size_ranges,
+)
 from milseg.data.tag_statistics import (
     NEARLY_ALL,
     inseparable_tags,
@@ -22,6 +28,7 @@ from milseg.data.tag_statistics import (
     tag_matrix,
     untrainable_reasons,
 )
+from milseg.data.value_range import decide_ranges
 from milseg.errors import UserError
 from milseg.models.transfer import mapping_for
 from milseg.models.weights import imagenet_categories
@@ -46,6 +53,8 @@ class CheckReport:
         unreadable, odd: photos by name, with the reason.
         duplicates: groups of photos with the same bytes; differing: those of them whose tags differ.
         sizes: least, median and largest height, width and megapixels.
+        value_ranges: what is black and white in photos of more than 8 bits, by kind of values. values: the same for
+            people, and what of files is left out.
         transfer: for each class the rows of an ImageNet classifier that it would start from.
         training: see `Estimate`; None if it was not asked for, or training would teach nothing.
         untrainable_reasons: why training would teach nothing; empty where it may.
@@ -69,6 +78,8 @@ class CheckReport:
     duplicates: tuple[tuple[str, ...], ...]
     differing: tuple[tuple[str, ...], ...]
     sizes: dict[str, tuple[float, float, float]]
+    value_ranges: dict[str, tuple[float, float]]
+    values: tuple[str, ...]
     transfer: dict[str, tuple[str, ...]]
     training: Estimate | None
     untrainable_reasons: tuple[str, ...]
@@ -118,6 +129,8 @@ def check_source(
     readable = [i for i, fact in enumerate(facts) if fact.size is not None]
     groups = same_bytes(facts)
     reasons = untrainable_reasons(tags, names, readable)
+    ranges = decide_ranges(fact.span for fact in facts)
+    odd = [(*fact.odd, outside_range(fact, ranges)) for fact in facts]
     training = None
     if recipe is not None and not reasons:
         training = estimate_training(
@@ -143,12 +156,16 @@ def check_source(
         unreadable={
             bag.name: fact.reason for bag, fact in zip(bags, facts, strict=True) if fact.size is None
         },
-        odd={bag.name: ", ".join(fact.odd) for bag, fact in zip(bags, facts, strict=True) if fact.odd},
+        odd={
+            bag.name: ", ".join(filter(None, some)) for bag, some in zip(bags, odd, strict=True) if any(some)
+        },
         duplicates=tuple(tuple(bags[i].name for i in group) for group in groups),
         differing=tuple(
             tuple(bags[i].name for i in group) for group in groups if len({bags[i].tags for i in group}) > 1
         ),
         sizes=size_ranges(facts),
+        value_ranges=ranges,
+        values=tuple(reading_notes(facts, ranges)),
         transfer=transfer_rows_of(names, mapping),
         training=training,
         untrainable_reasons=reasons,
@@ -188,6 +205,8 @@ def _lines(report: CheckReport) -> Iterator[str]:
     if report.sizes:
         (w0, w1, w2), (h0, h1, h2) = report.sizes["width"], report.sizes["height"]
         yield f"Sizes: width {w0:g} to {w2:g} (median {w1:g}), height {h0:g} to {h2:g} (median {h1:g}) pixels"
+    for line in report.values:
+        yield f"Values: {line}"
     yield ""
     width = max((len(name) for name in report.tag_counts), default=0)
     yield f"{'Tag':<{width}}  {'bags':>7}  starts from (ImageNet classifier)"

@@ -94,6 +94,7 @@ def make_plan(
         supervision=f"image tags ({bags.tags_from})",
         tags_from=bags.tags_from,
         longest_side=recipe.stages[0].longest_side,
+        value_ranges=dict(bags.value_ranges or {}),
     )
     every = options.select_every or max(1, math.ceil(recipe.steps / SELECTIONS))
     return Plan(spec=spec, recipe_name=name, recipe=recipe, held_out=held_out, every=every)
@@ -235,6 +236,7 @@ def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
     plan, start = dict(record["plan"]), dict(record["start"])
     spec, recipe = dict(plan.pop("spec")), dict(plan.pop("recipe"))
     spec.pop("milseg_version", None)
+    spec.setdefault("value_ranges", {})
     recipe.pop("note", None)
     recipe.pop("output_stride")  # the spec has the one that is used
     stages = [

@@ -20,7 +20,7 @@ import yaml
 
 from milseg.config import InferenceConfig, TrainConfig, TrainOptions, seconds_of
 from milseg.data.bags import BagSet, load_mask, load_photo
-from milseg.data.photo_statistics import read_photos
+from milseg.data.photo_statistics import read_photos, readable_bags
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
 from milseg.data.tag_statistics import names_without_background, tag_matrix, untrainable_reasons
@@ -169,6 +169,8 @@ def _check_folder(out: Path, options: TrainOptions, *, resumed: bool) -> None:
 def _readable(bags: BagSet, *, progress: bool) -> BagSet:
     """The bags whose photos can be read, the others named; each photo is decoded once, before hours depend on it.
 
+    Photos of more than 8 bits get one range of values for the whole set.
+
     Raises:
         UserError: training would teach nothing, or too many photos cannot be read.
     """
@@ -178,9 +180,7 @@ def _readable(bags: BagSet, *, progress: bool) -> BagSet:
     why = untrainable_reasons(tag_matrix(bags), names_without_background(bags), good)
     if why:
         raise UserError(f"{bags.name}: training would teach nothing: {'; '.join(why)}")
-    bad = [
-        f"{bag.name}: {fact.reason}" for bag, fact in zip(bags.bags, facts, strict=True) if fact.size is None
-    ]
+    kept, _, bad = readable_bags(bags, facts)
     for line in bad if is_main() else ():
         print(f"milseg: left out: {line}", file=sys.stderr)
     if len(bad) > max(1, MOST_UNREADABLE * len(bags)):
@@ -188,10 +188,7 @@ def _readable(bags: BagSet, *, progress: bool) -> BagSet:
             f"{bags.name}: {len(bad)} of {len(bags)} photos cannot be read, such as {bad[0]}; mend them or take them "
             "out (milseg check names them all)"
         )
-    if bad:
-        note = f"{len(bad)} photos that cannot be read left out, such as {bad[0].partition(':')[0]}"
-        bags = replace(bags, notes=(*bags.notes, note))
-    return bags.take(good)
+    return kept
 
 
 def _start(options: TrainOptions, plan: Plan) -> tuple[FCN, TransferReport]:

@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from milseg.errors import UserError
+from milseg.errors import OutputError, UserError
 
 # errno values that are the disk's or the folder's state, not a bug.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_ENTRY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+# These end a run: no other photo would fare better.
+_ENDING = (*_NO_SPACE, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 # What public functions take for a path.
@@ -61,7 +63,7 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
         sync: flush the file to the disk first, so that it also survives a power cut. Costs some milliseconds.
 
     Raises:
-        UserError: the disk is full, or the folder is missing or does not allow writing.
+        OutputError: the disk is full, or the folder is missing or does not allow writing.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "note.txt"
@@ -81,15 +83,22 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
             _sync_folder(path.parent)
     except OSError as error:
         if error.errno in _NO_SPACE:
-            raise UserError(
+            raise OutputError(
                 f"{path}: no space left on the disk; nothing was changed. Free some space, or write elsewhere"
             ) from error
         if error.errno in _NO_ENTRY and error.filename in (str(temporary), temporary):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+            raise OutputError(
+                f"{path}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
         raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def ends_run(error: BaseException) -> bool:
+    """Whether an error while a photo's files are written is the output's and not the photo's."""
+    return isinstance(error, OutputError) or (isinstance(error, OSError) and error.errno in _ENDING)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,12 +27,12 @@ import milseg.data.shards.index
 import milseg.data.shards.read
 from milseg.config.source import ShardReading
 from milseg.data.bags import load_photo
-from milseg.data.image import following
 from milseg.data.shards.cache import Shard
 from milseg.data.shards.index import key_of, name_of, scan_shard
 from milseg.data.shards.read import TarPhoto, open_shards
 from milseg.data.shards.tar_index import tar_members
 from milseg.data.sources.open import open_source
+from milseg.data.types import following
 from milseg.errors import UserError
 
 
@@ -282,7 +282,7 @@ def test_photos_are_checked_as_files_are(
     assert load_photo(bags["turned"]).shape == (3, 2, 3)
     with pytest.raises(UserError, match=re.escape(f"{path}: cut.png: damaged or cut short")):
         load_photo(bags["cut"])
-    with pytest.raises(UserError, match=re.escape(f"{path}: text.png: not an image")):
+    with pytest.raises(UserError, match=re.escape(f"{path}: text.png: a text file, not a photo")):
         load_photo(bags["text"])
     with pytest.raises(
         UserError, match=re.escape(f"{path}: turned.png: 3 x 2 = 6 pixels, more than the limit of 5")

@@ -74,7 +74,7 @@ def test_photos_without_a_mask_are_left_out_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = [put(tmp_path, name) for name in ("x/a", "c")]
-    monkeypatch.setattr(milseg.data.image, "_opened", lambda *_: pytest.fail("an image was opened"))
+    monkeypatch.setattr(milseg.data.image, "guarded", lambda *_: pytest.fail("an image was opened"))
     bags = bags_of("x/a", "b", "c", "d")
     found = attach_masks(bags, tmp_path)
     assert [(bag.name, bag.mask) for bag in found.bags] == [("x/a", paths[0]), ("c", paths[1])]

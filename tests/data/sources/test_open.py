@@ -69,7 +69,7 @@ def test_what_cannot_be(tree: Tree) -> None:
 
 def test_nothing_is_opened_but_the_tags(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither photo nor mask: the photos are empty files, and opening any image fails."""
-    monkeypatch.setattr(milseg.data.image, "_opened", lambda *_: pytest.fail("an image was opened"))
+    monkeypatch.setattr(milseg.data.image, "guarded", lambda *_: pytest.fail("an image was opened"))
     home = tree.voc(2012, {"train": ["a", "b"]})
     for name in ("a", "b"):
         tree.xml(home, name, ["cat"])

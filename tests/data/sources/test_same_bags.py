@@ -189,7 +189,7 @@ def test_every_kind_is_written() -> None:
 
 def test_made_up_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos are no photos here, as reading a source must not open them."""
-    monkeypatch.setattr(milseg.data.image, "_opened", lambda *_: pytest.fail("a photo was opened"))
+    monkeypatch.setattr(milseg.data.image, "guarded", lambda *_: pytest.fail("a photo was opened"))
     words = ("cat", "Dog", "person", "potplant", "zebra")
     draw = random.Random(0)
     photos = {}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from milseg.data.image import open_mask, read_segmentation
+from milseg.data.image import open_mask
+from milseg.data.mat_file import read_segmentation
 from milseg.data.sources.sbd import find_sbd, require_sbd, sbd_ids
 from milseg.errors import UserError
 

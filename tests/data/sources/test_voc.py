@@ -182,7 +182,7 @@ def test_reading_tags_never_opens_a_mask_or_a_photo(small: Tree, monkeypatch: py
 
     for module in (milseg.data.image, milseg.data.bags, milseg.data.sources.voc):
         monkeypatch.setattr(module, "open_mask", refuse)
-    monkeypatch.setattr(milseg.data.image.Image, "open", refuse)
+    monkeypatch.setattr(milseg.data.image, "open_image", refuse)
     # Damaged masks would also be noticed by any other reader.
     for path in (small.root / "VOCdevkit/VOC2012/SegmentationClass").iterdir():
         path.write_bytes(b"")

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 from milseg.config.source import PLAIN_READING, ShardReading
-from milseg.data.image import PackedPhoto, following
 from milseg.data.shards.read import holds_tars, names_shards, open_shards
 from milseg.data.sources.names import PHOTO_SUFFIXES, without_suffix
 from milseg.data.sources.outputs import is_leftover, is_output
 from milseg.data.sources.photo_files import walk
+from milseg.data.types import PackedPhoto, following
 from milseg.errors import UserError
 
 
