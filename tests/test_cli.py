@@ -240,7 +240,7 @@ def test_several_processes_are_refused_where_each_would_do_the_same(
         (f"{VOC} --root=", "--root: empty; expected a value"),
         (f"{VOC} --root a --classes cat --classes dog", "--classes is given twice; write --classes cat,dog"),
         (f"{VOC} --root a --classes ,", "--classes: expected one or more, with commas"),
-        (f"{VOC} a", "unexpected 'a'; this command takes options alone"),
+        (f"{VOC} a", "unexpected 'a'; did you mean --root a?"),
         ("train", "milseg train: SOURCE is missing"),
         ("train --source a", "unknown option --source; give SOURCE without a name"),
         ("train a b", "unexpected 'b' after SOURCE 'a'; expected one SOURCE"),
@@ -301,6 +301,57 @@ def test_mistakes_in_a_configuration_file(
 def test_spaces_in_a_path_are_told(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
     Path("my photos").mkdir()
     assert "a path with spaces needs quotes: 'my photos'" in mistake(capsys, "train my photos")
+
+
+def test_photos_and_tags_in_any_order_are_told_apart(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path
+) -> None:
+    Path("photos").mkdir()
+    Path("tags.csv").touch()
+    for words in ("train tags.csv photos", "check photos tags.csv"):
+        assert "did you mean photos --tags tags.csv?" in mistake(capsys, words)
+
+
+def test_a_mistyped_path_is_suggested(capsys: pytest.CaptureFixture[str], in_tmp: Path, model: Path) -> None:
+    Path("photos").mkdir()
+    Path("tags.csv").write_text("image,tags\n")
+    Image.new("RGB", (8, 8)).save("photos/a.png")
+    Path("runs").mkdir()
+    model.rename("runs/mine")
+    for words, message in (
+        (
+            "train photo --tags tags.csv",
+            "photo: no such file or folder; expected photos with tags, or a file of tags; did you mean 'photos'?",
+        ),
+        ("train photos --tags tag.csv", "tag.csv: no such tag file; did you mean 'tags.csv'?"),
+        ("predict foto --model runs/mine", "matches it as a pattern"),
+        ("predict photo --model runs/mine", "did you mean 'photos'?"),
+        ("predict photos --model run/mine", "run/mine: no such folder, and a model folder holds"),
+        ("predict photos --model run/mine", "did you mean 'runs/mine'?"),
+        ("predict photos --model runs", "runs: no model itself, but these in it are: runs/mine"),
+        ("predict photos --model runs/mine/config.yaml", "give its folder, runs/mine"),
+        ("train photos", "name a tag file elsewhere by --tags FILE"),
+    ):
+        assert message in mistake(capsys, words), words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--batch-size 0", "--batch-size 0: expected 1 or more"),
+        ("--max-steps 0", "--max-steps 0: expected 1 or more"),
+        ("--learning-rate 0", "--learning-rate 0.0: expected a number above 0"),
+        ("--longest-side 0", "--longest-side 0: expected 16 or more"),
+        ("--hold-out 1", "--hold-out 1.0: expected a share of the photos"),
+        ("--rounds 21", "--rounds 21: expected 0 to 20"),
+        ("--seed -1", "--seed -1: expected 0 to"),
+        ("--time-budget soon", "duration 'soon': expected such as 90s"),
+    ],
+)
+def test_numbers_are_checked_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, words: str, message: str
+) -> None:
+    assert message in mistake(capsys, f"train nowhere {words}")
 
 
 def test_options_may_stand_between_the_photos() -> None:
@@ -459,8 +510,8 @@ def test_folders_without_voc_are_named(
         (["--vgg-padding", "pad"], "unknown VGG padding 'pad'"),
         (["--schedule", "lineal"], "unknown schedule 'lineal'; did you mean 'linear'"),
         (["--score-scale", 0], "--score-scale 0.0: expected a number above 0"),
-        (["--batch-size", 0], "batch_size is 0; expected 1 or more"),
-        (["--learning-rate", -1], "learning_rate is -1.0; expected a number above 0"),
+        (["--batch-size", 0], "--batch-size 0: expected 1 or more"),
+        (["--learning-rate", -1], "--learning-rate -1.0: expected a number above 0"),
         (["--device", "mps"], "--device mps: not on this machine; it has: auto, cpu"),
         (["--rule", "maxx"], "unknown rule 'maxx'; did you mean 'max'"),
         (["--rule", "oracle"], "--rule oracle: learns from masks"),

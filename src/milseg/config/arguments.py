@@ -234,11 +234,24 @@ def _unexpected(settings: type, given: Mapping[str, Any], extra: Sequence[str]) 
     """What to say of words that belong to nothing; most are a path with spaces, or a pattern of the shell."""
     positional = next((field.name for field in fields(settings) if is_positional(field)), None)
     if positional is None or positional not in given:
-        return f"unexpected {extra[0]!r}; this command takes options alone"
+        absent = [f.name for f in fields(settings) if is_required(f) and f.name not in given]
+        hint = (
+            f"; did you mean {flag_of(absent[0])} {extra[0]}?"
+            if absent
+            else "; this command takes options alone"
+        )
+        return f"unexpected {extra[0]!r}{hint}"
     first = given[positional]
     whole = " ".join([first, *extra])
     if Path(whole).exists():
         return f"unexpected {extra[0]!r}; a path with spaces needs quotes: {whole!r}"
+    if (
+        "tags" in hints_of(settings)
+        and "tags" not in given
+        and {Path(first).is_dir(), Path(extra[0]).is_dir()} == {True, False}
+    ):
+        folder, file = (first, extra[0]) if Path(first).is_dir() else (extra[0], first)
+        return f"unexpected {extra[0]!r}; did you mean {folder} --tags {file}?"
     return (
         f"unexpected {extra[0]!r} after {positional.upper()} {first!r}; expected one {positional.upper()}, such as a "
         "folder. A path with spaces needs quotes; several values of an option take commas, not spaces"

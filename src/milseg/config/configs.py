@@ -132,6 +132,26 @@ class InferenceConfig:
         check_fields(self)
 
 
+def check_least(options: object, **least: float) -> None:
+    """Refuse numbers below the least, by the name that is typed; None is what was not given.
+
+    Raises:
+        UserError: names the option, the value and what was expected.
+    """
+    for name, bound in least.items():
+        value = getattr(options, name)
+        if value is not None and not value >= bound:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {bound:g} or more")
+
+
+def check_above_zero(options: object, *names: str) -> None:
+    """Refuse numbers that are not above 0, as `check_least` does."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected a number above 0")
+
+
 def check_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed {seed}: expected 0 to {2**32 - 1}")

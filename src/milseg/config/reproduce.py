@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from milseg.config.configs import check_seed
+from milseg.config.configs import check_above_zero, check_least, check_seed
 from milseg.errors import UserError
 
 
@@ -103,6 +103,8 @@ class VocOptions:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        check_least(self, max_steps=1, batch_size=1, longest_side=16)
+        check_above_zero(self, "learning_rate", "score_rate", "oracle_learning_rate", "score_scale")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from milseg.config.configs import check_above_zero, check_least, check_seed, seconds_of
 from milseg.config.source import SourceOptions
+from milseg.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +109,17 @@ class TrainOptions(SourceOptions):
     device: str = "auto"
     resume: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        check_least(self, max_steps=1, batch_size=1, select_every=1, checkpoint_every=1, accumulate=1)
+        check_least(
+            self, frozen_stride=0, random_walk=0, longest_side=16, momentum=0, weight_decay=0, hold_out=0
+        )
+        check_above_zero(self, "learning_rate", "score_rate", "score_scale")
+        if self.hold_out >= 1:
+            raise UserError(f"--hold-out {self.hold_out}: expected a share of the photos, from 0 to below 1")
+        if self.rounds is not None and not 0 <= self.rounds <= 20:
+            raise UserError(f"--rounds {self.rounds}: expected 0 to 20")
+        if self.time_budget is not None:
+            seconds_of(self.time_budget)

@@ -29,6 +29,7 @@ from milseg.utils.files import (
     PathLike,
     as_path,
     check_writable,
+    did_you_mean,
     read_limited,
     remove_leftovers,
     write_json,
@@ -155,10 +156,29 @@ def load_model(folder: PathLike) -> tuple[FCN, ModelSpec]:
     return model.eval(), spec
 
 
+def _require_files(folder: Path) -> None:
+    """Stop at a path that is no model folder; names the one that is meant, where it can be told."""
+    expected = f"a model folder holds {', '.join(FILES)}"
+    if folder.is_file():
+        inside = f"; give its folder, {folder.parent}" if folder.name in FILES else ""
+        raise UserError(f"{folder}: a file, and {expected}{inside}")
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder, and {expected}{did_you_mean(folder)}")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if len(missing) == len(FILES):
+        models = sorted(
+            path.parent for path in folder.glob(f"*/{FILES[0]}") if (path.parent / FILES[-1]).is_file()
+        )
+        if models:
+            raise UserError(
+                f"{folder}: no model itself, but these in it are: {', '.join(map(str, models[:5]))}"
+            )
+    if missing:
+        raise UserError(f"{folder / missing[0]}: missing; {expected}")
+
+
 def _read_spec(folder: Path) -> ModelSpec:
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise UserError(f"{folder / name}: missing; a model folder holds {', '.join(FILES)}")
+    _require_files(folder)
     config, labels = folder / "config.yaml", folder / "labels.json"
     record = _parsed(config, parse_yaml)
     if not isinstance(record, dict):

@@ -16,6 +16,7 @@ from torch import nn
 from milseg.errors import UserError
 from milseg.models.backbone_table import Backbone, backbone_row
 from milseg.models.backbones import make_classifier
+from milseg.utils.files import did_you_mean
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
@@ -99,7 +100,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: weights must be 'imagenet' or a file that ends in {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
+        raise UserError(f"--weights {path}: no such weights file{did_you_mean(Path(path))}")
     try:
         if suffix == ".safetensors":
             state = load_file(path)

@@ -55,7 +55,8 @@ class Estimate:
         low, high = map(duration, self.seconds)
         text = (
             f"Training {self.backbone} on {self.device}: {low if low == high else f'{low} to {high}'} for "
-            f"{self.steps:,} steps of {self.batch_size} photos{rounds}; {self.seconds_per_step:.2g} s a step"
+            f"{self.steps:,} step{'s' * (self.steps != 1)} of {self.batch_size} photos{rounds}; "
+            f"{self.seconds_per_step:.2g} s a step"
         )
         return text if self.busy is None else f"{text}\n  {self.busy}: it takes less once that is over"
 
@@ -139,9 +140,8 @@ def busy_words(share: float, *, threads: int, load: float | None = None) -> str 
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float(threads + 1)
     if load <= threads:
         return None  # slow for another reason, such as a disk
-    return f"The machine is busy: this got {share:.0%} of its {threads} processors (load average {load:.1f})".replace(
-        "%", " %"
-    )
+    words = f"{100 * share:.0f} % of its {threads} processor{'s' * (threads != 1)}"
+    return f"The machine is busy: this got {words} (load average {load:.1f})"
 
 
 def duration(seconds: float) -> str:
@@ -150,7 +150,7 @@ def duration(seconds: float) -> str:
     ('42 s', '7 min', '2.5 h')
     """
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 

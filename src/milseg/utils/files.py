@@ -9,6 +9,8 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,33 @@ def as_path(value: PathLike) -> Path:
     )
 
 
+def did_you_mean(path: Path) -> str:
+    """ "; did you mean 'photos'?" for a path that does not exist beside one of nearly its name; else "".
+
+    >>> import tempfile
+    >>> home = Path(tempfile.mkdtemp())
+    >>> (home / "photos").mkdir()
+    >>> did_you_mean(home / "photo").endswith("photos'?")
+    True
+    """
+    near = _near(path)
+    return "" if near is None else f"; did you mean {str(near)!r}?"
+
+
+def _near(path: Path) -> Path | None:
+    parent = path.parent
+    if parent != path and not parent.exists():
+        parent = _near(parent) or path
+    if (parent / path.name).exists() and parent != path:
+        return parent / path.name
+    try:
+        names = [entry.name for entry in islice(parent.iterdir(), MOST_NAMES) if entry.name[0] != "."]
+    except OSError:
+        return None
+    return next((parent / name for name in get_close_matches(path.name, names, 1, 0.7)), None)
+
+
+MOST_NAMES = 1000  # of a folder, that are compared with a mistyped one
 _LEFT_BEHIND = re.compile(r"\..*\.\d+-[0-9a-f]{8}\.tmp(\..*)?")  # names of `_temporary`
 
 

@@ -19,7 +19,7 @@ from milseg.data.sources.table import TABLE_SUFFIXES
 from milseg.data.sources.tags import file_kind, guessed_kind, read_tags
 from milseg.data.sources.voc_tree import looks_like_voc
 from milseg.errors import UserError, unknown_name
-from milseg.utils.files import PathLike, as_path
+from milseg.utils.files import PathLike, as_path, did_you_mean
 
 # What --background says, as `open_source` takes it.
 BACKGROUND = {"auto": None, "yes": True, "no": False}
@@ -169,7 +169,9 @@ def find_source(
             return Place(kind="shards", root=part, file=tags)
         return Place(kind="shards", root=source, file=tags, split=split)
     if not source.exists():
-        raise UserError(f"{source}: no such file or folder; expected photos with tags, or a file of tags")
+        raise UserError(
+            f"{source}: no such file or folder; expected photos with tags, or a file of tags{did_you_mean(source)}"
+        )
     if kind is not None and not SOURCES[kind].needs_file:
         if tags is not None or not source.is_dir():
             raise UserError(f"{tags or source}: the kind {kind!r} is a folder and takes no file of tags")
@@ -215,7 +217,7 @@ def _look_into(folder: Path, split: str | None, kind: str | None) -> Place:
     raise UserError(
         f"{folder}: {len(photos.names):,} photos and no {f'file of the kind {kind!r}' if kind else 'tags'}; "
         "expected a folder for each tag, a tag file beside the photos (columns image, tags), COCO JSON, a "
-        "Label Studio export or a VOC tree with XML; a tag file elsewhere can be named"
+        "Label Studio export or a VOC tree with XML; name a tag file elsewhere by --tags FILE"
     )
 
 

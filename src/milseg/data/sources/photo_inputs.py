@@ -16,6 +16,7 @@ from milseg.data.sources.outputs import is_leftover, is_output
 from milseg.data.sources.photo_files import walk
 from milseg.data.types import PackedPhoto, following
 from milseg.errors import UserError
+from milseg.utils.files import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ def _photos_of(given: str, shards: ShardReading, leave_out: Sequence[Path]) -> l
     files = [file for file in matches if file.suffix.lower() in PHOTO_SUFFIXES and file.is_file()]
     files = _inputs_only(files, base, leave_out)
     if not files:
-        raise UserError(f"{given}: no such photo or folder, and no photo matches it as a pattern")
+        raise UserError(
+            f"{given}: no such photo or folder, and no photo matches it as a pattern{did_you_mean(Path(given))}"
+        )
     return [PhotoFile(base, file.relative_to(base).as_posix()) for file in files]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from milseg.data.sources.names import CONTROL, names_a_file
 from milseg.errors import UserError
+from milseg.utils.files import did_you_mean
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 COLUMNS = ("image", "tags", "split")
@@ -44,7 +45,7 @@ def read_text(path: Path, kind: str) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such {kind}") from None
+        raise UserError(f"{path}: no such {kind}{did_you_mean(Path(path))}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a {kind}") from None
     except (OSError, ValueError) as error:
