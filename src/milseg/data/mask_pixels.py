@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from milseg.data.label_map import numbers_of_colours
 from milseg.errors import UserError
 
 EXPECTED = "expected a palette or grey PNG whose values are class numbers (255 = void)"
@@ -18,7 +19,8 @@ SPREAD = {"L;2": 85, "L;4": 17}
 def class_numbers(image: Image.Image, where: Path | str) -> NDArray[np.uint8]:
     """The numbers stored in an opened mask: palette indices, or grey values of 1 to 16 bits; uint8 [H, W].
 
-    Colours with equal red, green and blue are grey; so are pixels whose transparency is the same everywhere.
+    Colours with equal red, green and blue are grey; so are pixels whose transparency is the same everywhere. Other
+    colours are classes where a label map lies beside the mask or above it (see `milseg.data.label_map`).
 
     Raises:
         UserError: a JPEG, colours, values above 255 or fractions.
@@ -33,7 +35,12 @@ def class_numbers(image: Image.Image, where: Path | str) -> NDArray[np.uint8]:
         return np.asarray(image, dtype=np.uint8) // np.uint8(spread)
     if image.mode == "F" or image.mode.startswith("I"):
         return _small_numbers(np.asarray(image), where)
-    return _equal_channels(np.asarray(image), image.mode, where)
+    pixels = np.asarray(image)
+    if isinstance(where, Path) and image.mode in ("RGB", "RGBA"):
+        numbers = numbers_of_colours(pixels, where)
+        if numbers is not None:
+            return numbers
+    return _equal_channels(pixels, image.mode, where)
 
 
 def _small_numbers(values: NDArray[np.generic], where: Path | str) -> NDArray[np.uint8]:
@@ -55,5 +62,7 @@ def _equal_channels(pixels: NDArray[np.uint8], mode: str, where: Path | str) -> 
     colours = pixels[..., :-1] if mode in ("LA", "La", "PA", "RGBA", "RGBa") else pixels
     alike = mode in ("LA", "RGB", "RGBA") and (colours == colours[..., :1]).all()
     if not alike or (mode != "RGB" and np.ptp(pixels[..., -1])):
-        raise UserError(f"{where}: a mask with {mode} pixels in colours; {EXPECTED}")
+        raise UserError(
+            f"{where}: a mask with {mode} pixels in colours; {EXPECTED}, or CVAT's labelmap.txt beside colours"
+        )
     return np.ascontiguousarray(colours[..., 0])

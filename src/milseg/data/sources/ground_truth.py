@@ -13,8 +13,11 @@ from pathlib import Path
 
 from milseg.data.bags import BagSet, mask_values_for
 from milseg.data.sources.mask_names import ValueNames, class_notes, names_of_values, require_common
-from milseg.data.sources.names import PHOTO_SUFFIXES
+from milseg.data.sources.names import PHOTO_SUFFIXES, composed
+from milseg.data.sources.outputs import is_leftover
 from milseg.errors import UserError
+
+CLASS_MASKS = "SegmentationClass"
 
 
 def attach_masks(bags: BagSet, folder: Path, *, names: ValueNames = None) -> BagSet:
@@ -60,7 +63,7 @@ def match_masks(photos: Sequence[str], masks: Mapping[str, Path], folder: Path) 
     Raises:
         UserError: no photo has one, or it is not clear which.
     """
-    same = {name: masks[name] for name in photos if name in masks}
+    same = {name: masks[composed(name)] for name in photos if composed(name) in masks}
     if same:
         return same
     by_stem: dict[str, list[str]] = {}
@@ -94,27 +97,32 @@ def match_masks(photos: Sequence[str], masks: Mapping[str, Path], folder: Path) 
 
 
 def _stem(name: str) -> str:
-    return name.rpartition("/")[2]
+    return composed(name).rpartition("/")[2]
 
 
 def _ends_alike(one: str, other: str) -> bool:
+    one, other = composed(one), composed(other)
     return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
 
 
 def masks_below(folder: Path) -> dict[str, Path]:
-    """The PNG files below a folder by relative path without extension, sorted; hidden files are left out.
+    """The PNG files below a folder by relative path without extension, sorted; leftovers and hidden files are left out.
+
+    The paths are in composed Unicode. Of an export of CVAT's or a VOC tree, the masks of classes alone are taken.
 
     Raises:
         UserError: no such folder, no PNG in it, or two of one name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with PNG masks")
+    if (folder / CLASS_MASKS).is_dir():
+        folder = folder / CLASS_MASKS
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.suffix.lower() != ".png" or any(part.startswith(".") for part in relative.parts):
+        if path.suffix.lower() != ".png" or any(map(is_leftover, relative.parts)):
             continue
-        name = relative.with_suffix("").as_posix()
+        name = composed(relative.with_suffix("").as_posix())
         if name in found:
             raise UserError(f"{path}: two masks named {name}; keep one")
         found[name] = path

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from milseg.data.bags import VOID
+from milseg.data.label_map import find_label_map, read_label_map
 from milseg.data.sources.voc import VOC_CLASSES
 from milseg.errors import UserError
 
@@ -88,15 +89,18 @@ def names_of_values(given: ValueNames, folder: Path, default: Sequence[str]) -> 
     """The name of each value of the masks in `folder`.
 
     Args:
-        given: see `ValueNames`; None reads `labels.json` in the folder itself where there is one.
+        given: see `ValueNames`; None reads `labels.json` in the folder itself where there is one, else CVAT's label
+            map in it or above it.
         default: the names in order, where nothing else says them.
 
     Raises:
         UserError: as `read_labels`.
     """
     if given is None:
-        beside = folder / LABELS
-        return dict(enumerate(read_labels(beside) if beside.is_file() else default))
+        beside, colours = folder / LABELS, find_label_map(folder)
+        if beside.is_file():
+            return dict(enumerate(read_labels(beside)))
+        return dict(enumerate(default if colours is None else read_label_map(colours)))
     if isinstance(given, Mapping):
         return dict(given)
     return dict(enumerate(names_in_order(given)))
