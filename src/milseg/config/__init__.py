@@ -11,6 +11,7 @@ from milseg.config.configs import (
     TrainConfig,
     check_seed,
     overridden,
+    overridden_by,
     seconds_of,
     shared_settings,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "VocResultsOptions",
     "check_seed",
     "overridden",
+    "overridden_by",
     "seconds_of",
     "shared_settings",
 ]

@@ -186,9 +186,17 @@ def shared_settings(kind: type[Options], options: object, **changes: Any) -> Opt
     >>> found.tags.name, found.split
     ('tags.csv', 'val')
     """
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    common = {name: value for name, value in vars(options).items() if name in known}
-    return kind(**{**common, **changes})
+    return kind(**{**_common(kind, options), **changes})
+
+
+def overridden_by(config: Options, options: object) -> Options:
+    """The dataclass with those settings of a command that both have, by name, and that are not None."""
+    return overridden(config, **_common(type(config), options))
+
+
+def _common(kind: type[Any], options: object) -> dict[str, Any]:
+    known = {field.name for field in fields(kind)}
+    return {name: value for name, value in vars(options).items() if name in known}
 
 
 def overridden(config: Options, **given: Any) -> Options:

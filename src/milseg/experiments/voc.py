@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from milseg.config import VocOptions, overridden
+from milseg.config import VocOptions, overridden, overridden_by
+from milseg.data.bags import BagSet
 from milseg.data.sources.voc import read_voc
 from milseg.data.sources.voc_sets import PAIRS, default_pair, require_disjoint
+from milseg.data.truth_checks import checked_truth, reading_of
 from milseg.errors import UserError
 from milseg.experiments.table1 import Experiment, Row, prepare_folder, run_table1
 from milseg.inference.model_folder import ModelSpec
@@ -62,69 +65,87 @@ def make_experiment(options: VocOptions) -> Experiment:
             f"--rule {options.rule}: learns from masks; the oracle row does that already. Choose a rule of "
             "tags"
         )
-    train_name, val_name = _sets(options)
-    read: dict[str, Any] = {"year": options.year, "classes": options.classes, "sbd": options.sbd}
-    train = read_voc(options.root, train_name, tags_file=options.tags, **read)
-    val = read_voc(options.root, val_name, tags_file=options.tags, **read)
-    require_disjoint(train, val)
-    mil = overridden(
-        trained.mil,
-        rule=options.rule,
-        max_steps=options.max_steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        score_rate=options.score_rate,
-        schedule=options.schedule,
-        longest_side=options.longest_side,
-        seed=options.seed,
-    )
+    train, val = _read(options)
+    mil = overridden_by(trained.mil, options)
     oracle = overridden(
         mil, rule="oracle", learning_rate=options.oracle_learning_rate or trained.oracle_learning_rate
     )
-    stride = options.output_stride or trained.output_stride
     scale = trained.score_scale if options.score_scale is None else options.score_scale
     if not scale > 0:
         raise UserError(f"--score-scale {scale}: expected a number above 0")
-
-    def start(kind: str) -> FCN:
-        transfer: Any = True if kind == "classifier" else kind
-        model, report = build_model(
-            options.backbone,
-            train.classes,
-            weights=options.weights,
-            transfer=transfer,
-            output_stride=stride,
-            vgg_padding=options.vgg_padding,
-            seed=options.seed,
-        )
-        if kind == "classifier":
-            print(report)
-            model.scale_rows(scale)
-        return model.eval()
-
+    spec = ModelSpec(
+        backbone=options.backbone,
+        classes=train.classes,
+        output_stride=options.output_stride or trained.output_stride,
+        vgg_padding=options.vgg_padding,
+        tags_from=train.tags_from,
+        longest_side=mil.longest_side,
+    )
+    start = partial(_started, options, spec, scale)
     start("zero")  # weights that are missing or of another network stop the run here
-    settings = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k not in RUN_ONLY
-    }
     return Experiment(
         dataset=f"PASCAL VOC ({val.name}), {len(train.classes) - 1} classes, {options.backbone}",
         command=command_line(options),
         train=train,
         val=val,
         start=start,
-        spec=ModelSpec(
-            backbone=options.backbone,
-            classes=train.classes,
-            output_stride=stride,
-            vgg_padding=options.vgg_padding,
-            tags_from=train.tags_from,
-            longest_side=mil.longest_side,
-        ),
+        spec=spec,
         mil=mil,
         oracle=oracle,
-        settings={key: str(value) if isinstance(value, Path) else value for key, value in settings.items()},
+        settings=_settings(options),
         notes=(f"Settings: {trained.note}.", *train.notes, *val.notes),
     )
+
+
+def _read(options: VocOptions) -> tuple[BagSet, BagSet]:
+    """The sets to train and to score on; the masks of both are looked at, as the oracle learns from the first."""
+    train, val = (
+        read_voc(
+            options.root,
+            name,
+            year=options.year,
+            classes=options.classes,
+            tags_file=options.tags,
+            sbd=options.sbd,
+        )
+        for name in _sets(options)
+    )
+    require_disjoint(train, val)
+    return _looked_at(train), _looked_at(val)
+
+
+def _looked_at(bags: BagSet) -> BagSet:
+    """The bags with notes on what is odd about their masks; a set without masks is told of where they are needed."""
+    if any(bag.mask is None for bag in bags.bags):
+        return bags
+    return checked_truth(bags, reading_of(bags, bags.name))
+
+
+def _started(options: VocOptions, spec: ModelSpec, scale: float, kind: str) -> FCN:
+    """A fresh network: its score layer from the classifier, zero or random, as `kind` says."""
+    transfer: Any = True if kind == "classifier" else kind
+    model, report = build_model(
+        options.backbone,
+        spec.classes,
+        weights=options.weights,
+        transfer=transfer,
+        output_stride=spec.output_stride,
+        vgg_padding=options.vgg_padding,
+        seed=options.seed,
+    )
+    if kind == "classifier":
+        print(report)
+        model.scale_rows(scale)
+    return model.eval()
+
+
+def _settings(options: VocOptions) -> dict[str, Any]:
+    """What a run depends on, as plain values."""
+    return {
+        key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
+        for key, value in asdict(options).items()
+        if key not in RUN_ONLY
+    }
 
 
 def reproduce_voc(options: VocOptions, *, progress: bool = True) -> list[Row]:
