@@ -23,9 +23,10 @@ from milseg.data.bags import VOID, Bag, BagSet
 from milseg.data.sources.digits import read_digits
 from milseg.errors import UserError
 from milseg.evaluation.evaluate import evaluate_all_background, evaluate_model, evaluate_segmenter
-from milseg.experiments.ablations import CLAIMS
+from milseg.experiments.ablations import ABLATIONS
 from milseg.experiments.digits import mil_config, oracle_config, pretrain, reproduce_digits
-from milseg.experiments.table1 import PAPER, figure_photos, gain
+from milseg.experiments.table1 import APPROACHES as TABLE
+from milseg.experiments.table1 import figure_photos, gain
 from milseg.experiments.voc import command_line, reproduce_voc
 from milseg.inference.model_folder import load_model
 from milseg.inference.segmenter import Segmenter
@@ -147,7 +148,8 @@ def test_the_markdown_shows_the_papers_figures_beside_ours(finished: Path) -> No
     assert len(widths) == 1
     for row, line in zip(table(finished)["rows"], rows, strict=True):
         assert f"| {row['mean_iu']:.2f} |" in line
-        for figure in PAPER.get(row["approach"], (None, None)):
+        approach = TABLE[row["approach"]]
+        for figure in (approach.val, approach.test):
             assert figure is None or f"| {figure:.2f} |" in line
     assert "3.52" in rows[1]
     assert "25.05 | 25.66" in rows[3]
@@ -344,7 +346,7 @@ def test_resuming_with_nothing_there_starts(tmp_path: Path) -> None:
 
 def test_ablations_name_what_was_left_out(finished: Path) -> None:
     record = json.loads((finished / "ablations.json").read_text(encoding="utf-8"))
-    assert [run["run"] for run in record["runs"]] == list(CLAIMS)
+    assert [run["run"] for run in record["runs"]] == list(ABLATIONS)
     assert [run["rule"] for run in record["runs"]] == ["max", "max", "max", "average", "binary-max"]
     assert record["command"].endswith("--ablations")
     mil = next(row for row in table(finished)["rows"] if row["approach"] == "mil-fcn")
@@ -354,7 +356,7 @@ def test_ablations_name_what_was_left_out(finished: Path) -> None:
         assert 0 <= run["background_share"] <= 100
     text = (finished / "ablations.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(CLAIMS)
+    assert len(rows) == 2 + len(ABLATIONS)
     assert len({line.count("|") for line in rows}) == 1
     assert "predicting all background" in text
 

@@ -226,4 +226,33 @@ CASES: dict[int, Case] = {
         "data/sources/test_open.py::test_only_the_documented_error_escapes",
         "reliability/test_fuzz_targets.py",
     ),
+    33: case(
+        "masks that mean nothing as a set are told before they count",
+        "data/test_mask_checks.py::test_0_and_255_alone_are_no_background_and_void",
+        "data/test_mask_checks.py::test_one_answer_everywhere_is_no_truth",
+        "data/test_mask_checks.py::test_void_that_makes_the_score_mean_little_is_told",
+        "data/test_mask_checks.py::test_values_without_a_name_are_counted_over_the_set",
+        "data/test_mask_checks.py::test_smoothed_edges",
+        "data/test_mask_checks.py::test_each_mask_with_a_palette_of_its_own",
+        "data/test_mask_checks.py::test_colours_that_say_otherwise_than_the_numbers",
+        "data/sources/test_evaluation_set.py::test_masks_of_another_size_are_told_before_anything_is_predicted",
+        "data/sources/test_evaluation_set.py::test_tags_that_the_masks_contradict",
+    ),
+    34: case(
+        "one command's settings reach every reader that another command asks",
+        "config/test_options_are_read.py::test_every_field_of_every_command_is_read",
+        "config/test_options_are_read.py::test_compare_scores_on_photos_read_as_those_it_learns_from",
+        "experiments/test_compare.py::test_tags_elsewhere_are_read_for_the_photos_to_score_too",
+        "experiments/test_compare.py::test_the_oracle_learns_from_the_masks_as_they_are_numbered",
+    ),
+    35: case(
+        "nothing held out: no tag AP and no prior, told before training where something had to be chosen",
+        "experiments/test_compare.py::test_nothing_held_out",
+    ),
+    36: case(
+        "one bad photo ends no evaluation and no comparison",
+        "data/sources/test_evaluation_set.py::test_photos_that_cannot_be_read_are_left_out_and_counted",
+        "data/sources/test_evaluation_set.py::test_a_damaged_true_mask_is_left_out_and_named",
+        "experiments/test_compare.py::test_one_bad_photo_ends_no_comparison",
+    ),
 }

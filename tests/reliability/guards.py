@@ -260,6 +260,34 @@ GUARDS: dict[int, Guard] = {
         "data/sources/test_tag_file.py::test_only_the_documented_error_escapes",
         "bytes that are no UTF-8 become a message",
     ),
+    33: Guard(
+        "data/mask_checks.py",
+        "    _refuse_binary(found, reading)\n",
+        "",
+        "data/test_mask_checks.py::test_0_and_255_alone_are_no_background_and_void",
+        "looking at the values of all masks together",
+    ),
+    34: Guard(
+        "experiments/compare_tasks.py",
+        "shared_settings(EvaluateOptions, options, split=options.val_split)",
+        "EvaluateOptions(source=options.source, truth=options.truth, split=options.val_split)",
+        "experiments/test_compare.py::test_tags_elsewhere_are_read_for_the_photos_to_score_too",
+        "settings that go over by name",
+    ),
+    35: Guard(
+        "experiments/compare.py",
+        "if not len(task.held):",
+        "if False:",
+        "experiments/test_compare.py::test_nothing_held_out",
+        "a held-out part of no photo",
+    ),
+    36: Guard(
+        "evaluation/evaluate.py",
+        "except UserError as error:",
+        "except ZeroDivisionError as error:",
+        "data/sources/test_evaluation_set.py::test_photos_that_cannot_be_read_are_left_out_and_counted",
+        "leaving out what cannot be read",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from .run import ROOT, matches
 
 
 def test_every_case_names_files_and_functions_that_exist() -> None:
-    assert list(CASES) == list(range(1, 33))
+    assert list(CASES) == list(range(1, len(CASES) + 1))
     for number, case in CASES.items():
         for test in case.tests:
             file, _, name = test.partition("::")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from milseg.config import DigitsOptions, VocOptions
 from milseg.experiments.digits import reproduce_digits
-from milseg.experiments.table1 import TITLES, Row, gain
+from milseg.experiments.table1 import APPROACHES, Row, gain
 from milseg.experiments.voc import reproduce_voc
 from milseg.utils.devices import keep_freed_memory
 
@@ -27,7 +27,7 @@ def _tell(rows: list[Row], out: Path) -> None:
     print(f"\n{'':28} mean IU, %")
     for row in rows:
         value = "-" if row["mean_iu"] is None else f"{row['mean_iu']:.2f}"
-        print(f"{TITLES[row['approach']]:28} {value:>10}   {row['supervision']}")
+        print(f"{APPROACHES[row['approach']].title:28} {value:>10}   {row['supervision']}")
     print(f"\nMIL-FCN is {gain(rows):.2f} times the baseline with classifier (paper: 1.91).")
     print(
         f"Look at {out / 'figure1.png'}, {out / 'table1.md'}, {out / 'table1.png'} and {out / 'curves.png'}."

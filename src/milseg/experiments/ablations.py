@@ -6,14 +6,13 @@ Command: `milseg reproduce digits --ablations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from milseg.config import TrainConfig
+from milseg.config import TrainConfig, overridden
 from milseg.evaluation.confusion import Scores
 from milseg.evaluation.evaluate import evaluate_model
 from milseg.experiments.table1 import Experiment, Row
@@ -25,26 +24,47 @@ from milseg.utils.files import write_json, write_text
 # Collapse is quick, and a long run can leave it by memorising a place a photo: both moments are told.
 EARLY = 30
 
-# name -> (what is left out, the claim in the paper's words)
-CLAIMS: dict[str, tuple[str, str]] = {
-    "mil-fcn": ("nothing: MIL-FCN as in Table 1", ""),
-    "no-pretraining": (
-        "image-level pre-training (random network, score layer zero)",
-        "If there is no image-level pretraining, the model quickly converges to all background",
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """A run of MIL-FCN without one thing.
+
+    Attributes:
+        left_out: the thing.
+        claim: what the paper says of it, in its words.
+        start: "classifier" or "zero" as in `Experiment.start`, or "untrained" for a random network.
+        rule: in place of MIL-FCN's; None keeps it.
+    """
+
+    left_out: str
+    claim: str = ""
+    start: str = "classifier"
+    rule: str | None = None
+
+
+ABLATIONS: dict[str, Ablation] = {
+    "mil-fcn": Ablation(left_out="nothing: MIL-FCN as in Table 1"),
+    "no-pretraining": Ablation(
+        left_out="image-level pre-training (random network, score layer zero)",
+        claim="If there is no image-level pretraining, the model quickly converges to all background",
+        start="untrained",
     ),
-    "no-rows": (
-        "the classifier's rows (score layer zero, body pre-trained)",
-        "Including these classifier parameters helps prevent degenerate solutions of predicting all "
+    "no-rows": Ablation(
+        left_out="the classifier's rows (score layer zero, body pre-trained)",
+        claim="Including these classifier parameters helps prevent degenerate solutions of predicting all "
         "background",
+        start="zero",
     ),
-    "all-places": (
-        "the maximum (every place of every present class)",
-        "Ignoring the loss at all non-maximally scoring points is key to avoid biasing the learning to the "
+    "all-places": Ablation(
+        left_out="the maximum (every place of every present class)",
+        claim="Ignoring the loss at all non-maximally scoring points is key to avoid biasing the learning to the "
         "background",
+        rule="average",
     ),
-    "binary": (
-        "the competition of classes (one binary MIL a class)",
-        "When an image contains multiple classes the competition of pixelwise models helps",
+    "binary": Ablation(
+        left_out="the competition of classes (one binary MIL a class)",
+        claim="When an image contains multiple classes the competition of pixelwise models helps",
+        rule="binary-max",
     ),
 }
 
@@ -53,54 +73,48 @@ def run_ablations(
     experiment: Experiment, rows: list[Row], out: Path, *, device: torch.device, progress: bool = True
 ) -> list[dict[str, Any]]:
     """Train once without each thing, with MIL-FCN's steps and seed; writes ablations.json and .md."""
-    spec = experiment.spec
-
-    def untrained() -> FCN:
-        return build_fcn(
-            spec.backbone, len(spec.classes), output_stride=spec.output_stride, seed=experiment.mil.seed
-        )
-
-    def untrained_zero() -> FCN:
-        model = untrained()
-        model.replace_score_layer(len(spec.classes))
-        return model
-
-    runs: dict[str, tuple[Callable[[], FCN], TrainConfig]] = {
-        "mil-fcn": (lambda: experiment.start("classifier"), experiment.mil),
-        "no-pretraining": (untrained_zero, experiment.mil),
-        "no-rows": (lambda: experiment.start("zero"), experiment.mil),
-        "all-places": (lambda: experiment.start("classifier"), replace(experiment.mil, rule="average")),
-        "binary": (lambda: experiment.start("classifier"), replace(experiment.mil, rule="binary-max")),
-    }
-    results = []
-    for name, (start, config) in runs.items():
-        began = time.monotonic()
-        model = start()
-        early: list[float] = []
-
-        def watch(step: int, loss: float, model: FCN = model, early: list[float] = early) -> None:
-            if step + 1 == EARLY:
-                shares = evaluate_model(model, experiment.val, progress=False)["scores"].predicted_share
-                early.append(shares["background"])
-                model.train()
-
-        fit(model, experiment.train, config, device=device, progress=progress, on_step=watch)
-        scores = evaluate_model(model, experiment.val, progress=progress)["scores"]
-        results.append(_result(name, scores, early, config, time.monotonic() - began))
+    results = [_run(experiment, name, device, progress) for name in ABLATIONS]
     record = {"dataset": experiment.dataset, "command": f"{experiment.command} --ablations", "runs": results}
     write_json(out / "ablations.json", record)
     write_text(out / "ablations.md", ablations_markdown(record, rows))
     return results
 
 
+def _run(experiment: Experiment, name: str, device: torch.device, progress: bool) -> dict[str, Any]:
+    began = time.monotonic()
+    model = _started(experiment, ABLATIONS[name].start)
+    config = overridden(experiment.mil, rule=ABLATIONS[name].rule)
+    early: list[float] = []
+
+    def watch(step: int, loss: float) -> None:
+        if step + 1 == EARLY:
+            shares = evaluate_model(model, experiment.val, progress=False)["scores"].predicted_share
+            early.append(shares["background"])
+            model.train()
+
+    fit(model, experiment.train, config, device=device, progress=progress, on_step=watch)
+    scores = evaluate_model(model, experiment.val, progress=progress)["scores"]
+    return _result(name, scores, early, config, time.monotonic() - began)
+
+
+def _started(experiment: Experiment, start: str) -> FCN:
+    if start != "untrained":
+        return experiment.start(start)
+    spec = experiment.spec
+    model = build_fcn(
+        spec.backbone, len(spec.classes), output_stride=spec.output_stride, seed=experiment.mil.seed
+    )
+    model.replace_score_layer(len(spec.classes))
+    return model
+
+
 def _result(
     name: str, scores: Scores, early: list[float], config: TrainConfig, seconds: float
 ) -> dict[str, Any]:
-    left_out, claim = CLAIMS[name]
     return {
         "run": name,
-        "left_out": left_out,
-        "claim": claim,
+        "left_out": ABLATIONS[name].left_out,
+        "claim": ABLATIONS[name].claim,
         "rule": config.rule,
         "mean_iu": scores.mean_iu,
         f"background_share_after_{EARLY}_steps": early[0] if early else None,

@@ -32,20 +32,29 @@ from milseg.models.fcn import FCN
 from milseg.training.trainer import fit
 from milseg.utils.files import claim_folder, write_json, write_text
 
-# Paper, Table 1: mean IU in percent on VOC 2011 val and VOC 2012 test.
-PAPER: dict[str, tuple[float, float | None]] = {
-    "baseline-no-classifier": (3.52, None),
-    "baseline": (13.11, 13.09),
-    "mil-fcn": (25.05, 25.66),
-    "oracle": (59.43, 63.80),
-}
-TITLES = {
-    "all-background": "All background",
-    "baseline-no-classifier": "Baseline (no classifier)",
-    "baseline": "Baseline (with classifier)",
-    "mil-fcn": "MIL-FCN",
-    "oracle": "Oracle (supervised)",
-    "beyond": "Beyond the paper",
+
+@dataclass(frozen=True, kw_only=True)
+class Approach:
+    """A row of Table 1.
+
+    Attributes:
+        title: as the tables and figures call it.
+        val, test: the paper's mean IU in percent on VOC 2011 val and VOC 2012 test; None where it has none.
+    """
+
+    title: str
+    val: float | None = None
+    test: float | None = None
+
+
+# In the table's order.
+APPROACHES: dict[str, Approach] = {
+    "all-background": Approach(title="All background"),
+    "baseline-no-classifier": Approach(title="Baseline (no classifier)", val=3.52),
+    "baseline": Approach(title="Baseline (with classifier)", val=13.11, test=13.09),
+    "mil-fcn": Approach(title="MIL-FCN", val=25.05, test=25.66),
+    "oracle": Approach(title="Oracle (supervised)", val=59.43, test=63.80),
+    "beyond": Approach(title="Beyond the paper"),
 }
 FIGURE_ROWS = 6
 
@@ -293,10 +302,11 @@ def table_markdown(experiment: Experiment, rows: list[Row]) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        val, test = PAPER.get(row["approach"], (None, None))
+        approach = APPROACHES[row["approach"]]
         lines.append(
-            f"| {TITLES[row['approach']]} | {row['supervision']} | {figure(row['mean_iu'])} | "
-            f"{figure(row.get('mean_iu_labels'))} | {row['seconds']:.0f} | {figure(val)} | {figure(test)} |"
+            f"| {approach.title} | {row['supervision']} | {figure(row['mean_iu'])} | "
+            f"{figure(row.get('mean_iu_labels'))} | {row['seconds']:.0f} | {figure(approach.val)} | "
+            f"{figure(approach.test)} |"
         )
     random = next(row["mean_iu_random_start"] for row in rows if "mean_iu_random_start" in row)
     lines += [
@@ -346,8 +356,11 @@ def _draw(experiment: Experiment, rows: list[Row], out: Path) -> None:
         runs[name] = [json.loads(line) for line in lines]
     curves(runs, out / "curves.png", title=experiment.dataset)
     score_bars(
-        [(TITLES[row["approach"]], math.nan if row["mean_iu"] is None else row["mean_iu"]) for row in rows],
+        [
+            (APPROACHES[row["approach"]].title, math.nan if row["mean_iu"] is None else row["mean_iu"])
+            for row in rows
+        ],
         out / "table1.png",
-        paper={TITLES[name]: val for name, (val, _) in PAPER.items()},
+        paper={row.title: row.val for row in APPROACHES.values() if row.val is not None},
         title=f"mean IU on {experiment.dataset}",
     )
