@@ -104,6 +104,20 @@ FILES: dict[str, dict[str, bytes]] = {
     },
     "coco": {"plain": json.dumps(COCO).encode()},
     "label_studio": {"plain": json.dumps([TASK]).encode(), "flat": b'[{"image": "a.png", "t": "cat"}]'},
+    "label_map": {"plain": b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n"},
+    "cvat": {
+        "plain": b'<annotations><image name="a.png"><tag label="cat"/><box label="cat"/></image></annotations>'
+    },
+    "datumaro": {
+        "plain": json.dumps(
+            {
+                "categories": {"label": {"labels": [{"name": "cat"}]}},
+                "items": [
+                    {"id": "a", "annotations": [{"type": "label", "label_id": 0}], "image": {"path": "a.png"}}
+                ],
+            }
+        ).encode()
+    },
     "voc_xml": {"plain": XML, "encoded": b"<?xml version='1.0' encoding='utf-8'?>" + XML},
     "lists": {
         "ids": b"a\nb\n",

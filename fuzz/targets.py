@@ -20,6 +20,7 @@ from PIL import Image
 from milseg import cli
 from milseg.config.source import ShardReading
 from milseg.data.image import open_mask, open_photo
+from milseg.data.label_map import read_label_map
 from milseg.data.shards.index import read_index, scan_shard
 from milseg.data.sources.known_tags import read_known_tags
 from milseg.data.sources.mask_names import read_labels
@@ -172,12 +173,21 @@ def photo(data: bytes) -> None:
             open_mask(_file("mask.mat", data), max_pixels=PHOTO_PIXELS)
 
 
+def label_map(data: bytes) -> None:
+    """CVAT's label map of colour masks."""
+    with contextlib.suppress(UserError):
+        read_label_map(_file("labelmap.txt", data))
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "tags_csv": functools.partial(tags, ".csv", None),
     "tags_tsv": functools.partial(tags, ".tsv", None),
     "tags_json_lines": functools.partial(tags, ".jsonl", None),
     "coco": functools.partial(tags, ".json", "coco"),
     "label_studio": functools.partial(tags, ".json", "label_studio"),
+    "label_map": label_map,
+    "cvat": functools.partial(tags, ".xml", "cvat"),
+    "datumaro": functools.partial(tags, ".json", "datumaro"),
     "voc_xml": voc_xml,
     "lists": lists,
     "settings": settings,

@@ -46,6 +46,16 @@ SOURCES: dict[str, Source] = {
         needs_file=True,
         about="COCO JSON; each image's categories are its tags",
     ),
+    "cvat": Source(
+        where="milseg.data.sources.cvat:read_cvat",
+        needs_file=True,
+        about="CVAT for images 1.1 (XML); labels of tags and shapes are tags",
+    ),
+    "datumaro": Source(
+        where="milseg.data.sources.datumaro:read_datumaro",
+        needs_file=True,
+        about="Datumaro JSON, as CVAT exports it",
+    ),
     "voc": Source(
         where="milseg.data.sources.voc_tree:read_voc_tree",
         needs_file=False,
@@ -54,7 +64,7 @@ SOURCES: dict[str, Source] = {
     "label_studio": Source(
         where="milseg.data.sources.label_studio:read_label_studio",
         needs_file=True,
-        about="a Label Studio JSON export; labels are tags",
+        about="a Label Studio export, JSON or JSON-MIN; labels are tags",
     ),
     "shards": Source(
         where="milseg.data.shards.read:read_shards",

@@ -88,7 +88,9 @@ def test_every_kind_of_source(tmp_path: Path, model: FCN, photos: Tagged, form: 
 
 
 def test_every_source_with_a_file_can_be_read_for_photos_at_hand() -> None:
-    assert {kind for kind, row in SOURCES.items() if row.needs_file} == {"table", "coco", "label_studio"}
+    assert {kind for kind, row in SOURCES.items() if row.needs_file} == {
+        *("table", "coco", "cvat", "datumaro", "label_studio")
+    }
     assert all(callable(row.load()) for row in SOURCES.values())
 
 

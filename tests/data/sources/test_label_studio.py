@@ -139,7 +139,7 @@ def test_another_key_for_the_photo_and_a_split(photos: Tree) -> None:
         ({}, "is a dict; expected a list"),
         ([], "names no photo"),
         ([3], "task 1: is 3; expected an object"),
-        ([{"image": "a.jpg", "id": 4, "choice": "cat"}], "task 1 .id 4.: data .export as JSON, not JSON-MIN"),
+        ([{"image": "a.jpg", "id": 4, "choice": "cat"}], "task 1 .id 4.: data"),
         ([{"data": {}}], "no photo in its data"),
         ([{"data": {"image": "a.jpg"}, "annotations": 3}], "annotations: is 3; expected a list"),
         ([task("a.jpg", 3)], "result: is 3; expected a list"),

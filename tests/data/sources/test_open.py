@@ -22,7 +22,7 @@ ROWS = b"image,tags\na.jpg,dog\n"
 
 
 def test_every_kind_says_what_it_is() -> None:
-    assert list(SOURCES) == ["folder", "table", "coco", "voc", "label_studio", "shards"]
+    assert list(SOURCES) == ["folder", "table", "coco", "cvat", "datumaro", "voc", "label_studio", "shards"]
     assert all(row.about and "\n" not in row.about for row in SOURCES.values())
 
 

@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
@@ -116,6 +117,28 @@ def write_voc_lists(root: Path, photos: Tagged) -> Path:
     return root
 
 
+def write_cvat(root: Path, photos: Tagged) -> Path:
+    put_photos(root, photos)
+    images = "".join(
+        f"<image name={quoteattr(name)}>{''.join(f'<tag label={quoteattr(tag)}/>' for tag in tags)}</image>"
+        for name, (_, tags) in photos.items()
+    )
+    put(root / "annotations.xml", f"<annotations>{images}</annotations>")
+    return root
+
+
+def write_datumaro(root: Path, photos: Tagged) -> Path:
+    put_photos(root / "images" / "default", photos)
+    names = sorted({tag for _, tags in photos.values() for tag in tags})
+    items = [
+        {"id": name.rpartition(".")[0], "annotations": [{"label_id": names.index(tag)} for tag in tags]}
+        for name, (_, tags) in photos.items()
+    ]
+    labels = {"label": {"labels": [{"name": name} for name in names]}}
+    put(root / "annotations" / "default.json", json.dumps({"categories": labels, "items": items}))
+    return root
+
+
 def write_label_studio(root: Path, photos: Tagged) -> Path:
     put_photos(root, photos)
     addresses = (
@@ -151,6 +174,8 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Tagged], Path]]] = {
     "voc": ("voc", write_voc),
     "voc lists": ("voc", write_voc_lists),
     "label studio": ("label_studio", write_label_studio),
+    "cvat": ("cvat", write_cvat),
+    "datumaro": ("datumaro", write_datumaro),
 }
 
 

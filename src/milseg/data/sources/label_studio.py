@@ -1,4 +1,4 @@
-"""A Label Studio export ("JSON", not "JSON-MIN"): a list of tasks with their photo and annotations.
+"""A Label Studio export, "JSON": a list of tasks with their photo and annotations; or "JSON-MIN", a flat one.
 
 Choices, boxes, outlines, brush strokes and taxonomies all give tags: the labels they carry. Of a taxonomy's
 path the last name counts. Several annotators of one photo add up. A task that nobody has annotated, or that
@@ -11,11 +11,12 @@ downloaded.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from milseg.data.sources.json_file import read_json, typed
+from milseg.data.sources.label_studio_flat import flat_rows, is_flat
 from milseg.data.sources.labelled import Labelled, Labels
 from milseg.data.sources.names import PHOTO_SUFFIXES
 from milseg.data.sources.photo_files import PhotoFiles
@@ -36,6 +37,9 @@ def read_label_studio(root: Path | PhotoFiles, file: Path, known: Collection[str
     """
     photos = PhotoFiles.at(root)
     tasks = typed(read_json(file, "Label Studio export"), list, str(file))
+    if tasks and all(isinstance(task, dict) and "data" not in task and is_flat(task) for task in tasks):
+        items = [(f"{file}, entry {i + 1}", task) for i, task in enumerate(tasks)]
+        return _of_rows(file, photos, *flat_rows(str(file), items))
     rows, unseen, several = [], 0, 0
     for i, item in enumerate(tasks):
         task = typed(item, dict, f"{file}, task {i + 1}")
@@ -59,6 +63,10 @@ def read_label_studio(root: Path | PhotoFiles, file: Path, known: Collection[str
         notes.append(f"{unseen:,} tasks that nobody has annotated")
     if several:
         notes.append(f"{several:,} tasks whose annotators differ; all that any of them saw is taken")
+    return _of_rows(file, photos, rows, notes)
+
+
+def _of_rows(file: Path, photos: PhotoFiles, rows: Sequence[Labelled], notes: Iterable[str] = ()) -> Labels:
     return Labels(
         file=file, photos=photos, rows=rows, tags_from="Label Studio annotations", notes=tuple(notes)
     )

@@ -245,7 +245,8 @@ def _tag_files(folder: Path, kind: str | None) -> dict[Path, str]:
         # Some tools write a file beside each photo; none of these speaks of all.
         photos = {path.stem for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
         for path in paths:
-            if path.suffix.lower() not in TABLE_SUFFIXES or path.stem in photos or path.name[0] == ".":
+            known = path.suffix.lower() in TABLE_SUFFIXES or path.name.casefold() == "annotations.xml"
+            if not known or path.stem in photos or path.name[0] == ".":
                 continue
             of = guessed_kind(path) if path.is_file() else None
             if of is not None and kind in (None, of):

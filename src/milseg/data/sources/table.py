@@ -20,6 +20,7 @@ from typing import Any
 
 from milseg.data.sources.cells import Column, clean_tag, column_of, is_no_tag
 from milseg.data.sources.json_file import parse_json, texts, typed
+from milseg.data.sources.label_studio_flat import flat_rows, is_flat
 from milseg.data.sources.labelled import Labelled, Labels
 from milseg.data.sources.photo_files import PhotoFiles
 from milseg.data.sources.tag_file import read_table, read_text, written_name
@@ -53,6 +54,9 @@ def read_tags_table(root: Path | PhotoFiles, file: Path, known: Collection[str] 
     if text.lstrip()[:1] in ("{", "["):
         rows, column = _json_rows(file, text, known)
         notes += column.notes
+    elif (exported := _label_studio_rows(file, text)) is not None:
+        rows, more = exported
+        notes += more
     elif has_tags_column(file, text):
         rows, more = _tag_rows(file, text, known)
         notes += more
@@ -84,7 +88,7 @@ def has_tags_column(path: Path, text: str) -> bool:
 def looks_like_tags(path: Path, text: str, *, rows: int = 20) -> bool:
     """Whether a table that nobody pointed at holds tags: by its header, and flags in its first rows."""
     try:
-        if has_tags_column(path, text):
+        if _label_studio_rows(path, text) is not None or has_tags_column(path, text):
             return True
         names, table = _wide(path, text)
         for _, (_, cells) in zip(range(rows), table, strict=False):
@@ -94,6 +98,16 @@ def looks_like_tags(path: Path, text: str, *, rows: int = 20) -> bool:
     except UserError:
         return False
     return True
+
+
+def _label_studio_rows(path: Path, text: str) -> tuple[list[Labelled], list[str]] | None:
+    """The rows and notes of a table that Label Studio exported; None for another table."""
+    try:
+        names, table = read_table(path, text, is_flat, EXPECTED)
+    except UserError:
+        return None
+    items = [(f"{path}, line {line}", dict(zip(names, cells, strict=False))) for line, cells in table]
+    return flat_rows(str(path), items)
 
 
 def _tag_rows(path: Path, text: str, known: Collection[str]) -> tuple[list[Labelled], list[str]]:
