@@ -250,3 +250,11 @@ def test_the_real_package_takes_what_is_passed(
     assert issubclass(errors.HTTPError, Exception)
     assert issubclass(errors.RepositoryNotFoundError, OSError)
     assert issubclass(errors.HFValidationError, ValueError)
+
+
+@pytest.mark.parametrize("place", ["s3x://b/m", "http://nowhere/m", "file:///tmp/x", Path("s3://b/m")])
+def test_addresses_of_unknown_kinds(place: Path | str) -> None:
+    with pytest.raises(
+        UserError, match="no model can be read from such an address; expected a folder, or hf://"
+    ):
+        hub.local_folder(place)

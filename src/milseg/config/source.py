@@ -26,9 +26,18 @@ def bytes_of(text: str) -> int:
 
 
 def cache_folder() -> Path:
-    """Where fetched shards and indexes go when nobody says."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "milseg" / "shards"
+    """Where fetched shards and indexes go when nobody says.
+
+    Raises:
+        UserError: the user has no home.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(cache) if cache else Path.home() / ".cache") / "milseg" / "shards"
+    except RuntimeError:  # HOME is not set, and the user is in no list of users
+        raise UserError(
+            "no home folder for the cache of shards; set HOME, or name a folder with --cache"
+        ) from None
 
 
 class CacheSettings(Protocol):

@@ -105,8 +105,13 @@ def local_folder(place: Path | str) -> Path:
         UserError: as `from_hub`.
     """
     text = place.as_posix() if isinstance(place, Path) else place
-    if not text.startswith("hf:/"):
+    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text)
+    if scheme is None or (scheme[0] != "hf:/" and Path(place).exists()):
         return Path(place)
+    if scheme[0] != "hf:/":
+        raise UserError(
+            f"{text}: no model can be read from such an address; expected a folder, or hf://OWNER/NAME. Download it first"
+        )
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise UserError(

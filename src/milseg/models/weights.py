@@ -17,6 +17,7 @@ from milseg.errors import UserError
 from milseg.models.backbone_table import Backbone, backbone_row
 from milseg.models.backbones import make_classifier
 from milseg.utils.files import did_you_mean
+from milseg.utils.watch import watched
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte
@@ -78,9 +79,20 @@ def _timeout(seconds: float) -> Iterator[None]:
 def _download(backbone: str, row: Backbone) -> dict[str, torch.Tensor]:
     if row.weights is None:
         raise UserError(f"{backbone} has no published ImageNet weights; give a file, or no weights at all")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache of downloaded weights cannot be written ({error.strerror}); set TORCH_HOME to "
+            "another folder, or give a local file"
+        ) from None
     try:
         with _timeout(DOWNLOAD_TIMEOUT):
-            state: dict[str, torch.Tensor] = row.weights.get_state_dict(progress=False, check_hash=True)
+            state: dict[str, torch.Tensor] = watched(
+                lambda: row.weights.get_state_dict(progress=False, check_hash=True),
+                lambda: sum(path.stat().st_size for path in folder.glob("*.partial")),
+            )
     except Exception as error:  # the connection, the server, the disk and the hash check each raise their own
         raise UserError(
             f"could not download the ImageNet weights of {backbone} ({type(error).__name__}: {error}); give "

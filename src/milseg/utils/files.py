@@ -170,6 +170,18 @@ def holds_files(folder: Path) -> bool:
     return folder.is_dir() and any(not _LEFT_BEHIND.fullmatch(path.name) for path in folder.iterdir())
 
 
+def check_size(path: Path, limit: int, kind: str) -> None:
+    """Check that a file has at most `limit` bytes, before it is read; one that is missing is left to the reader.
+
+    Raises:
+        UserError: it is larger.
+    """
+    with suppress(OSError):
+        size = path.stat().st_size
+        if size > limit:
+            raise UserError(f"{path}: {size:,} bytes, over the limit of {limit:,} for a {kind}; not read")
+
+
 def read_limited(path: Path, limit: int, kind: str) -> bytes:
     """The bytes of a file that is measured before it is read.
 

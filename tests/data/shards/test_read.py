@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import json
@@ -25,6 +26,7 @@ from PIL import Image
 import milseg.data.shards.cache
 import milseg.data.shards.index
 import milseg.data.shards.read
+import milseg.utils.watch
 from milseg.config.source import ShardReading
 from milseg.data.bags import load_photo
 from milseg.data.shards.cache import Shard
@@ -357,7 +359,7 @@ def test_the_least_recently_used_shard_goes_first(tmp_path: Path, reading: Shard
     with pytest.raises(UserError, match=r"0.tar: the shard is cut short"):
         shards[0].read(999, 2)
     small = remote(tmp_path / "0.tar", ShardReading(cache=tmp_path / "small"), 999)
-    with pytest.raises(UserError, match="1,000 bytes, more than --cache-size 999"):
+    with pytest.raises(UserError, match=r"1,000 bytes, more than the limit of 999; .* --cache-size"):
         small.read(0, 1)
     assert not small.path.exists()
 
@@ -369,13 +371,13 @@ def test_readers_share_one_fetch_and_the_next_comes_ahead(
     (tmp_path / "a.tar").write_bytes(b"a" * 100)
     (tmp_path / "b.tar").write_bytes(b"b" * 100)
     fetched = []
-    download = milseg.data.shards.cache._download
+    download = milseg.data.shards.cache.download
 
-    def counting(address: str, path: Path) -> None:
+    def counting(address: str, path: Path, *, most: int | None) -> None:
         fetched.append(address.rpartition("/")[2])
-        download(address, path)
+        download(address, path, most=most)
 
-    monkeypatch.setattr(milseg.data.shards.cache, "_download", counting)
+    monkeypatch.setattr(milseg.data.shards.cache, "download", counting)
     first, second = remote(tmp_path / "a.tar", reading), remote(tmp_path / "b.tar", reading)
     TarPhoto(second, "k", ".jpg", 0, 1).soon()
     with ThreadPoolExecutor(8) as pool:
@@ -407,3 +409,143 @@ def test_without_fsspec_the_message_names_the_extra(
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UserError, match=r"https://host/a.tar: .*pip install 'milseg\[shards\]'"):
         open_source(Path("https://host/a.tar"), shards=reading)
+
+
+# names, manifests and servers that have no end
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a-{000..999999999999}.tar", "no range of shards, or of more than 100,000"),
+        ("a-{0..99999}-{0..99999}.tar", "stands for more than 100,000 shards"),
+        ("a" + "{0,1}" * 60 + ".tar", "stands for more than 100,000 shards"),
+        ("a" + "{0..9}" * 2000 + ".tar", "stands for more than 100,000 shards"),
+        ("a-{0.." + "9" * 5000 + "}.tar", "no range of shards"),
+        ("a-{5..1}.tar", "no range of shards"),
+        ("a" + "{" * 5000 + "}" * 5000 + ".tar", "no such shard"),
+    ],
+)
+def test_patterns_that_stand_for_too_many_shards(name: str, words: str, reading: ShardReading) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        open_shards(name, reading)
+    assert len(str(caught.value)) < 30_000
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"file": "../a.tar"}, "a shard called"),
+        ({"file": "/a.tar"}, "a shard called"),
+        ({"file": "a\\b.tar"}, "a shard called"),
+        ({"file": "a.txt"}, "a shard called"),
+        ({"file": 5}, "a shard called 5"),
+        ({"file": "a" * 300 + ".tar"}, "a shard called"),
+        ({"file": "a\nb.tar"}, "a shard called"),
+        ({"bytes": -1}, "a.tar of -1 bytes"),
+        ({"bytes": "5"}, "a.tar of '5' bytes"),
+        ({"bytes": True}, "a.tar of true bytes"),
+        ({"bytes": 10**400}, "a.tar of a whole number of more than 60 digits bytes"),
+        ({"bytes": 1.5}, "a.tar of 1.5 bytes"),
+        ({"sha256": "../../x"}, "a.tar with the SHA-256"),
+        ({"sha256": None}, "a.tar with the SHA-256 none"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense(
+    tmp_path: Path, reading: ShardReading, row: dict[str, Any], words: str
+) -> None:
+    rows = [{"file": "a.tar", "bytes": 1, "sha256": "0" * 64} | row]
+    record = {"milseg_shards": 1, "shards": rows, "classes": [], "notes": [], "tags_from": ""}
+    (tmp_path / "shards.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=words):
+        open_shards(tmp_path, reading)
+
+
+def test_a_manifest_is_measured_before_it_is_read(tmp_path: Path, reading: ShardReading) -> None:
+    with (tmp_path / "shards.json").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(UserError, match=r"shards.json: .* bytes, over the limit of 67,108,864"):
+        open_shards(tmp_path, reading)
+
+
+@pytest.fixture
+def endless() -> Iterator[str]:
+    """A server that sends without end, or a byte at a time."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            piece = b"x" if "drip" in self.path else b"x" * 2**20
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.2 if "drip" in self.path else 0):
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    stop = threading.Event()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        stop.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("endless.tar", "more than the limit of 20,000,000; not fetched"),
+        ("endless/shards.json", "more than the limit of 67,108,864; not fetched"),
+        ("drip.tar", "given up, the server sent"),
+        ("drip/shards.json", "given up, the server sent"),
+    ],
+)
+def test_servers_without_end(
+    tmp_path: Path, endless: str, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr(milseg.utils.watch, "PATIENCE", 3.0)
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError, match=words):
+        open_shards(f"{endless}/{name}", ShardReading(cache=cache, cache_size=20_000_000))
+    assert sum(path.stat().st_size for path in cache.rglob("*")) == 0 if cache.exists() else True
+
+
+@pytest.mark.parametrize("kind", ["s3x", "nope", "git+ssh"])
+def test_addresses_of_unknown_kinds(kind: str, reading: ShardReading) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(UserError, match=f"{re.escape(kind)}://bucket/a.tar: no address that can be read"):
+        open_shards(f"{kind}://bucket/a.tar", reading)
+
+
+def test_an_address_that_leads_to_no_file(tmp_path: Path, reading: ShardReading) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(UserError, match="nothing is there"):
+        open_shards(f"file://{tmp_path}/a.tar", reading)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    source = write_tar(tmp_path / "a.tar", sample("a", 0))
+    (tmp_path / "file").touch()
+    reading = ShardReading(cache=tmp_path / "file" / "cache")
+    with pytest.raises(UserError, match=r"file/cache: the cache of shards cannot be written .* --cache"):
+        open_shards(source.as_uri(), reading)
+    assert len(open_shards(source, reading).indexes) == 1  # on this machine it is not needed
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    source = write_tar(tmp_path / "a.tar", sample("a", 0))
+    with pytest.raises(UserError, match="no home folder for the cache of shards; set HOME, or name a folder"):
+        open_shards(source)

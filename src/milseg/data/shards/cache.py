@@ -15,6 +15,7 @@ from typing import Any
 
 from milseg.errors import UserError
 from milseg.utils.files import atomic_path, remove_leftovers
+from milseg.utils.watch import TooSlow, watched
 
 TRIES = 3
 TOUCH_EVERY = 20.0  # seconds between two marks that a fetched shard is in use
@@ -141,24 +142,31 @@ def _in_background(shard: Shard) -> None:
 
 
 def fetch(
-    address: str, path: Path, *, limit: int | None = None, length: int | None = None, sha256: str = ""
+    address: str,
+    path: Path,
+    *,
+    limit: int | None = None,
+    length: int | None = None,
+    sha256: str = "",
+    most: int | None = None,
 ) -> None:
     """Fetch a file to `path`, whole or not at all; processes that want the same one wait for each other.
 
     Args:
         limit: bytes that the shards in the folder may take; those used longest ago go first. None: no shard.
         length, sha256: what it must have.
+        most: bytes that the file itself may have; None: `limit`.
 
     Raises:
-        UserError: it cannot be fetched, is something else, or larger than the limit.
+        UserError: it cannot be fetched, is something else, or larger than the limit; the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path.with_name(f".{path.name}.lock")):
+    most = limit if most is None else most
+    with _writable(path.parent), _lock(path.with_name(f".{path.name}.lock")):
         if path.exists():
             return
         remove_leftovers(path)
         with atomic_path(path, sync=False) as temporary:
-            _download(address, temporary)
+            download(address, temporary, most=most)
             got = temporary.stat().st_size
             if length is not None and got != length:
                 raise UserError(f"{address}: {got:,} bytes; expected {length:,} by its manifest")
@@ -166,6 +174,19 @@ def fetch(
                 raise UserError(f"{address}: its SHA-256 is not the manifest's; damaged, or made anew since")
             if limit is not None:
                 _make_room(path.parent, got, limit, address)
+
+
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """The cache's folder, made where it is missing; one message when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the cache of shards cannot be written ({error.strerror or error}); name another folder with "
+            "--cache"
+        ) from None
 
 
 def file_digest(path: Path) -> str:
@@ -212,24 +233,71 @@ def file_system(address: str) -> tuple[Any, str]:
             f"{address}: shards that are elsewhere need fsspec; install it with pip install 'milseg[shards]'"
         ) from None
     try:
-        system, path = url_to_fs(address)
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # s3 needs s3fs, gs needs gcsfs; or a protocol that nobody knows
-        raise UserError(f"{address}: {error}") from None
+        system, path = url_to_fs(address, **_settings(address))
+    except Exception as error:  # s3 needs s3fs, gs needs gcsfs; a protocol that nobody knows; no home, no key
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{address}: no address that can be read ({reason})") from None
     return system, path
 
 
-def _download(address: str, path: Path) -> None:
+def _settings(address: str) -> dict[str, Any]:
+    """For servers: no limit on the whole of a large file, but one on each wait."""
+    if not address.startswith(("http://", "https://")):
+        return {}
+    try:
+        from aiohttp import ClientTimeout
+    except ImportError:
+        return {}  # fsspec names the missing package
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
+
+
+def download(address: str, path: Path, *, most: int | None) -> None:
+    """Fetch a file of at most so many bytes.
+
+    Raises:
+        UserError: nothing there, too large, too slow, or whatever else the store's library says.
+    """
     system, source = file_system(address)
+    from fsspec.callbacks import Callback
+
+    class Counted(Callback):  # type: ignore[misc]
+        """Ends a download that grows too large, or that nobody waits for any more."""
+
+        given_up = False
+
+        def set_size(self, size: int | None) -> None:
+            super().set_size(size)
+            self._check(size or 0)
+
+        def relative_update(self, inc: int = 1) -> None:
+            super().relative_update(inc)
+            self._check(self.value)
+
+        def _check(self, size: int) -> None:
+            if self.given_up or (most is not None and size > most):
+                raise UserError(
+                    f"{address}: {size:,} bytes, more than the limit of {most or 0:,}; not fetched. The limit for "
+                    "shards is --cache-size"
+                )
+
     for attempt in range(TRIES):
+        counted = Counted()
         try:
-            system.get_file(source, str(path))
+            watched(
+                lambda counted=counted: system.get_file(source, str(path), callback=counted),  # type: ignore[misc]
+                lambda: path.stat().st_size if path.exists() else 0,
+            )
+            counted._check(path.stat().st_size)
             return
+        except UserError:
+            raise
         except FileNotFoundError:
             raise UserError(f"{address}: nothing is there") from None
+        except TooSlow as error:
+            counted.given_up = True
+            raise UserError(f"{address}: given up, the server sent {error}; try again later") from None
         except Exception as error:  # each store's library has its own errors
             if attempt == TRIES - 1:
-                raise UserError(f"{address}: cannot be fetched ({type(error).__name__}: {error})") from None
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"{address}: cannot be fetched ({type(error).__name__}: {reason})") from None
             time.sleep(0.5 * 2**attempt)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
+import math
+import os
 import re
 import tempfile
 from collections import Counter
@@ -20,9 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from milseg.config.fields import shown
 from milseg.config.source import PLAIN_READING, ShardReading, cache_folder
 from milseg.data.image import PackedPhoto
-from milseg.data.shards.cache import Shard, address_of, fetch, file_system, kept_file
+from milseg.data.shards.cache import Shard, address_of, download, fetch, file_system, kept_file
 from milseg.data.shards.index import (
     Sample,
     ShardIndex,
@@ -33,12 +37,15 @@ from milseg.data.shards.index import (
 )
 from milseg.data.sources.json_file import parse_json, read_json
 from milseg.data.sources.labelled import Labelled, Labels
+from milseg.data.sources.names import is_plain_text
 from milseg.data.sources.photo_files import PhotoFiles
 from milseg.errors import UserError
-from milseg.utils.files import write_text
+from milseg.utils.files import check_size, write_text
 
 MANIFEST = "shards.json"
-MOST_SHARDS = 1_000_000
+MOST_SHARDS = 100_000
+MAX_MANIFEST = MAX_INDEX = 2**26  # bytes
+MOST_BYTES = 2**50  # of a shard
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,9 @@ def names_shards(source: Path | str) -> bool:
     text, path = str(source), Path(source)
     if address_of(text) is not None:
         return True
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
-    if path.is_file():
+    if os.path.isdir(path):
+        return os.path.isfile(path / MANIFEST)
+    if os.path.isfile(path):
         return path.suffix.lower() == ".tar" or path.name == MANIFEST
     return path.suffix.lower() == ".tar" and bool(re.search(r"[{*?\[]", text))
 
@@ -223,39 +230,58 @@ def _manifest_place(source: Path | str) -> str | None:
     if address is not None:
         return address if address.endswith(".json") else None
     path = Path(source)
-    if path.is_dir() and (path / MANIFEST).is_file():
+    if os.path.isfile(path / MANIFEST):
         return str(path / MANIFEST)
-    return str(path) if path.is_file() and path.suffix == ".json" else None
+    return str(path) if os.path.isfile(path) and path.suffix == ".json" else None
 
 
 def _read_manifest(place: str) -> dict[str, Any]:
     if address_of(place) is None:
+        check_size(Path(place), MAX_MANIFEST, "manifest of shards")
         record = read_json(Path(place), "manifest of shards")
     else:
-        system, path = file_system(place)
-        try:
-            record = parse_json(bytes(system.cat_file(path)).decode("utf-8"), place)
-        except FileNotFoundError:
-            raise UserError(f"{place}: nothing is there") from None
-        except UserError:
-            raise
-        except Exception as error:  # each store's library has its own errors
-            raise UserError(f"{place}: cannot be fetched ({type(error).__name__}: {error})") from None
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / MANIFEST
+            download(place, file, most=MAX_MANIFEST)
+            try:
+                text = file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                raise UserError(f"{place}: not UTF-8; expected a manifest of shards") from None
+        record = parse_json(text, place)
     try:
         if record["milseg_shards"] != 1:
-            raise UserError(f"{place}: a manifest of version {record['milseg_shards']!r}; expected 1")
-        for row in record["shards"]:
-            if "/" in row["file"] or "\\" in row["file"] or not row["file"].endswith(".tar"):
-                raise ValueError(f"a shard called {row['file']!r}")
-            int(row["bytes"]), str(row["sha256"])
+            raise UserError(f"{place}: a manifest of version {shown(record['milseg_shards'])}; expected 1")
+        _check_rows(record["shards"])
         texts = [*record["classes"], *record["notes"], record["tags_from"]]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("classes or notes that are no texts")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(
-            f"{place}: no manifest of shards ({error!r}); expected what milseg shard writes"
+            f"{place}: no manifest of shards ({repr(error)[:200]}); expected what milseg shard writes"
         ) from None
     return dict(record)
+
+
+def _check_rows(rows: Any) -> None:
+    """Check what a manifest says of each shard.
+
+    Raises:
+        ValueError: a name that is no file's beside it, a size or a hash that is none, or far too many.
+    """
+    if not isinstance(rows, list) or len(rows) > MOST_SHARDS:
+        raise ValueError(f"its shards are {shown(rows)}, expected a list of at most {MOST_SHARDS:,}")
+    for row in rows:
+        name, length, digest = row["file"], row["bytes"], row["sha256"]
+        if not (isinstance(name, str) and name.endswith(".tar") and is_plain_text(name) and len(name) <= 255):
+            raise ValueError(f"a shard called {shown(name)}")
+        if "/" in name or "\\" in name:
+            raise ValueError(f"a shard called {shown(name)}")
+        if isinstance(length, bool) or not isinstance(length, int) or not 0 <= length <= MOST_BYTES:
+            raise ValueError(f"{name} of {shown(length)} bytes")
+        if not (isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest)):
+            raise ValueError(f"{name} with the SHA-256 {shown(digest)}")
 
 
 def _places(source: Path | str) -> list[str]:
@@ -265,20 +291,26 @@ def _places(source: Path | str) -> list[str]:
         UserError: nothing is there.
     """
     address = address_of(source)
-    if address is None and Path(source).is_dir():
+    if address is None and os.path.isdir(source):
         return sorted(str(path) for path in Path(source).iterdir() if path.suffix.lower() == ".tar")
     places: list[str] = []
     for text in expand_braces(address or str(source)):
-        if not re.search(r"[*?\[]", text) or (address is None and Path(text).is_file()):
+        if not re.search(r"[*?\[]", text) or (address is None and os.path.isfile(text)):
             places.append(text)
         elif address is None:
             places += sorted(glob.glob(text, recursive=True))
         else:
             system, path = file_system(text)
-            places += sorted(system.unstrip_protocol(found) for found in system.glob(path))
-    missing = [] if address else [place for place in places if not Path(place).is_file()]
+            try:
+                places += sorted(system.unstrip_protocol(found) for found in system.glob(path))
+            except Exception as error:  # each store's library has its own errors
+                reason = " ".join(str(error).split())[:300]
+                raise UserError(f"{text}: cannot be listed ({type(error).__name__}: {reason})") from None
+    missing = [] if address else [place for place in places if not os.path.isfile(place)]
     if missing or not places:
-        raise UserError(f"{missing[0] if missing else source}: no such shard; expected a .tar file")
+        raise UserError(
+            f"{str(missing[0] if missing else source)[:500]}: no such shard; expected a .tar file"
+        )
     return list(dict.fromkeys(places))
 
 
@@ -288,20 +320,29 @@ def expand_braces(text: str) -> list[str]:
     >>> expand_braces("a-{08..10}.tar"), expand_braces("{x,y}{1..2}")
     (['a-08.tar', 'a-09.tar', 'a-10.tar'], ['x1', 'x2', 'y1', 'y2'])
     """
-    found = re.search(r"\{([^{}]*)\}", text)
-    if found is None:
-        return [text]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-    if numbers:
-        first, last = int(numbers[1]), int(numbers[2])
-        if not first <= last < first + MOST_SHARDS:
-            raise UserError(f"{text}: {found[0]} is no range of shards; expected such as {{000000..000009}}")
-        parts = [f"{n:0{len(numbers[1])}}" for n in range(first, last + 1)]
-    else:
-        parts = found[1].split(",")
-    return [
-        text[: found.start()] + part + rest for part in parts for rest in expand_braces(text[found.end() :])
-    ]
+    pieces = re.split(r"\{([^{}]*)\}", text)
+    choices = [_choices(piece, text) if number % 2 else [piece] for number, piece in enumerate(pieces)]
+    if math.prod(map(len, choices)) > MOST_SHARDS:
+        raise UserError(f"{text[:200]}: stands for more than {MOST_SHARDS:,} shards; name fewer at a time")
+    return ["".join(parts) for parts in itertools.product(*choices)]
+
+
+def _choices(inner: str, text: str) -> Sequence[str]:
+    """What may stand in the place of braces: a range of numbers, or texts between commas."""
+    numbers = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", inner)
+    if numbers is None:
+        if ".." in inner and re.fullmatch(r"[\d.]+", inner):
+            raise UserError(
+                f"{text[:200]}: {{{inner[:40]}}} is no range of shards; expected such as {{000..009}}"
+            )
+        return inner.split(",")
+    first, last = int(numbers[1]), int(numbers[2])
+    if not first <= last < first + MOST_SHARDS:
+        raise UserError(
+            f"{text[:200]}: {{{inner}}} is no range of shards, or of more than {MOST_SHARDS:,}; expected such as "
+            "{000000..000009}"
+        )
+    return [f"{n:0{len(numbers[1])}}" for n in range(first, last + 1)]
 
 
 def index_name(tar: str) -> str:
@@ -343,7 +384,8 @@ def _written_index(shard: Shard, reading: ShardReading) -> ShardIndex | None:
             )
     else:
         path = kept_file(place, shard.cache, shard.sha256)
-        fetch(place, path)
+        fetch(place, path, most=MAX_INDEX)
+    check_size(path, MAX_INDEX, "index of a shard")
     index, record = read_index(path)
     if record.get("sha256") != shard.sha256 or index.length != shard.length:
         raise UserError(f"{place}: the index of another shard than {MANIFEST} lists; make the shards again")
