@@ -110,7 +110,7 @@ def local_folder(place: Path | str) -> Path:
         return Path(place)
     if scheme[0] != "hf:/":
         raise UserError(
-            f"{text}: no model can be read from such an address; expected a folder, or hf://OWNER/NAME. Download it first"
+            f"{text}: no model can be read from such an address; expected a folder, or hf://OWNER/NAME"
         )
     match = _ADDRESS.fullmatch(text)
     if match is None:
