@@ -255,4 +255,30 @@ CASES: dict[int, Case] = {
         "data/sources/test_evaluation_set.py::test_a_damaged_true_mask_is_left_out_and_named",
         "experiments/test_compare.py::test_one_bad_photo_ends_no_comparison",
     ),
+    37: case(
+        "values of a model folder of wrong type, out of range or not finite: one message, at once",
+        "inference/test_model_folder.py::test_values_of_the_settings_that_make_no_sense",
+        "inference/test_model_folder.py::test_names_of_classes_that_make_no_sense",
+        "inference/test_model_folder.py::test_weights_that_make_no_sense",
+    ),
+    38: case(
+        "ONNX files that milseg did not write: refused before they are parsed or run",
+        "inference/test_onnx_network.py::test_graphs_that_milseg_does_not_write",
+        "inference/test_onnx_network.py::test_files_are_measured_before_they_are_parsed",
+        "inference/test_onnx_network.py::test_values_of_the_metadata_that_make_no_sense",
+    ),
+    39: case(
+        "shards without end: patterns, manifests, servers that never stop or send a byte a second",
+        "data/shards/test_read.py::test_patterns_that_stand_for_too_many_shards",
+        "data/shards/test_read.py::test_a_manifest_that_makes_no_sense",
+        "data/shards/test_read.py::test_a_manifest_is_measured_before_it_is_read",
+        "data/shards/test_read.py::test_servers_without_end",
+    ),
+    40: case(
+        "caches that cannot be written, addresses of unknown kinds: one message",
+        "data/shards/test_read.py::test_a_cache_that_cannot_be_written_is_named",
+        "data/shards/test_read.py::test_a_user_without_a_home",
+        "data/shards/test_read.py::test_addresses_of_unknown_kinds",
+        "inference/test_hub.py::test_addresses_of_unknown_kinds",
+    ),
 }

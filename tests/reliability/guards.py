@@ -288,6 +288,34 @@ GUARDS: dict[int, Guard] = {
         "data/sources/test_evaluation_set.py::test_photos_that_cannot_be_read_are_left_out_and_counted",
         "leaving out what cannot be read",
     ),
+    37: Guard(
+        "config/fields.py",
+        "return limits.infinite and value == math.inf",
+        "return True",
+        "inference/test_model_folder.py::test_values_of_the_settings_that_make_no_sense",
+        "refusing numbers that are not finite",
+    ),
+    38: Guard(
+        "inference/onnx_check.py",
+        "if not 0 < count <= MOST_MAP * pixels or min(sizes[name]) < 0:",
+        "if False:",
+        "inference/test_onnx_network.py::test_graphs_that_milseg_does_not_write",
+        "bounding the maps of a graph",
+    ),
+    39: Guard(
+        "data/shards/read.py",
+        "if math.prod(map(len, choices)) > MOST_SHARDS:",
+        "if len(choices) > 1000:",
+        "data/shards/test_read.py::test_patterns_that_stand_for_too_many_shards",
+        "counting what a pattern stands for",
+    ),
+    40: Guard(
+        "data/shards/cache.py",
+        '    except OSError as error:\n        raise UserError(\n            f"{folder}: the cache',
+        '    except ZeroDivisionError as error:\n        raise UserError(\n            f"{folder}: the cache',
+        "data/shards/test_read.py::test_a_cache_that_cannot_be_written_is_named",
+        "a cache that cannot be written becomes a message",
+    ),
 }
 
 

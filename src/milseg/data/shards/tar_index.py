@@ -1,7 +1,7 @@
 """What lies where in a tar file, from its headers alone: contents are passed over, and nothing is ever unpacked.
 
 Source: POSIX.1-2008, "pax Interchange Format" and "ustar Interchange Format"; the GNU tar manual, "Basic Tar Format",
-for long names and sizes in base 256. Written here, and not by the standard library's tarfile, which needs 1.9 times as long for each member (27 for 15
+for long names and sizes in base 256. The standard library's tarfile needs 1.9 times as long for each member (27 for 15
 microseconds, side by side), takes a damaged header in the middle for the end, and reads extended headers of any size
 into memory.
 """
