@@ -40,14 +40,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from milseg.config import TrainConfig
-from milseg.data.bags import Bag, BagSet, load_batch
+from milseg.data.bags import Bag, BagSet
 from milseg.data.image import MEAN, STD
+from milseg.data.loader import load_batch
+from milseg.data.sampler import batch_at, generator
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN, freeze
 from milseg.rules import find_rule
+from milseg.training.optimizer import learning_rate_at, parameter_groups
 from milseg.training.recipes import POOLED
-from milseg.training.schedule import batch_at, learning_rate_at
-from milseg.training.trainer import fit, parameter_groups
+from milseg.training.trainer import fit
 from milseg.utils.devices import keep_freed_memory
 from milseg.utils.parallel import processors
 
@@ -227,6 +229,16 @@ def stack(
     return images, sizes, torch.stack([tags for _, tags in samples])
 
 
+def mirrored_batch(step: int, count: int, config: TrainConfig) -> list[tuple[int, bool]]:
+    """The bags of a step, each with whether ours mirrors it."""
+    numbers = batch_at(step, count, config.batch_size, seed=config.seed)
+    draws = [
+        bool(torch.randint(0, 2, (), generator=generator(config.seed, position, stream=1)))
+        for position in range(step * config.batch_size, (step + 1) * config.batch_size)
+    ]
+    return list(zip(numbers, draws, strict=True))
+
+
 def plain(folder: Path, frozen: int, steps: int, threads: int, *, apart: bool = False) -> dict[str, Any]:
     """The loop one would write first; `apart` pads wide and tall photos apart."""
     torch.set_num_threads(threads)
@@ -240,7 +252,7 @@ def plain(folder: Path, frozen: int, steps: int, threads: int, *, apart: bool = 
     groups = parameter_groups(model, config)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    order = [list(zip(*batch_at(step, len(bags), config), strict=True)) for step in range(steps)]
+    order = [mirrored_batch(step, len(bags), config) for step in range(steps)]
     clock = Clock()
     loader = DataLoader(Photos(bags), batch_sampler=order, num_workers=2, collate_fn=stack)
     for step, (images, sizes, tags) in enumerate(loader):

@@ -35,7 +35,7 @@ from milseg.models.backbones import build_fcn
 from milseg.training.trainer import fit
 from milseg.utils.parallel import processors
 
-CONFIG = TrainConfig(batch_size=16, learning_rate=1e-2, schedule="linear", flip=True, max_gradient=10.0)
+CONFIG = TrainConfig(batch_size=16, learning_rate=1e-2, schedule="linear", augment="flip", max_gradient=10.0)
 SHOWN = 8  # scenes whose masks are compared
 # network -> how much larger its scenes are, share of the steps
 NETWORKS = {"tiny": (1, 1.0), "mobilenet_v2": (4, 0.4)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from milseg.data.bags import load_batch
+from milseg.data.loader import load_batch
 from milseg.data.sources.voc import read_voc
 from milseg.models.transfer import build_model
 from milseg.rules.choosing import choose_max, mil_loss

@@ -43,7 +43,7 @@ def train(place: Path, out: str, **changes: Any) -> dict[str, bytes]:
     settings: dict[str, Any] = {
         **{"source": place / "photos", "tags": place / "tags.csv", "out": place / out, "device": "cpu"},
         **{"backbone": "tiny", "weights": "none", "max_steps": 6, "batch_size": 2, "hold_out": 0.3},
-        **{"recipe": "best", "rounds": 1, "flip": True, "select_every": 2},
+        **{"recipe": "best", "rounds": 1, "augment": "flip,scale(most=1.5),jitter", "select_every": 2},
         **changes,
     }
     train_run(TrainOptions(**settings), progress=False)

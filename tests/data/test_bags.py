@@ -16,12 +16,11 @@ from milseg.data.bags import (
     VOID,
     Bag,
     BagSet,
-    collate,
-    load_batch,
     load_mask,
     make_tags,
     mask_values_for,
 )
+from milseg.data.loader import Example, collate, load_batch
 from milseg.errors import UserError
 
 CLASSES = ("background", "cat", "dog")
@@ -97,7 +96,12 @@ def test_load_mask_errors(tmp_path: Path) -> None:
 def test_collate_pads_at_the_right_and_the_bottom() -> None:
     images = [torch.ones(3, 2, 3), torch.full((3, 1, 4), 2.0)]
     masks = [MASK, np.array([[2, 2, 2, 2]], dtype=np.uint8)]
-    batch = collate(images, [(1, 0, -1), (1, 1, 0)], masks, ["a", "b"])
+    tags = [(1, 0, -1), (1, 1, 0)]
+    examples = [
+        Example(name=name, image=image, tags=tag, mask=mask)
+        for name, image, tag, mask in zip("ab", images, tags, masks, strict=True)
+    ]
+    batch = collate(examples)
     assert batch.images.shape == (2, 3, 2, 4)
     assert batch.images[0, 0].tolist() == [[1, 1, 1, 0], [1, 1, 1, 0]]
     assert batch.images[1, 2].tolist() == [[2, 2, 2, 2], [0, 0, 0, 0]]
@@ -111,25 +115,6 @@ def test_collate_pads_at_the_right_and_the_bottom() -> None:
     moved = batch.to(torch.device("cpu"))
     assert moved.masks is not None
     assert moved.names == batch.names
-
-
-def test_flips_mirror_photo_and_mask_alike() -> None:
-    pixels = np.zeros((2, 3, 3), dtype=np.uint8)
-    pixels[:, 0] = 255
-    bag = Bag(name="a", photo=pixels, tags=(1, 1, 0), mask=MASK)
-    bag_set = BagSet(name="set", classes=CLASSES, bags=(bag, bag), tags_from="masks")
-    batch = load_batch(bag_set, [0, 1], with_masks=True, flips=[False, True])
-    assert batch.masks is not None
-    torch.testing.assert_close(batch.images[1], batch.images[0].flip(-1))
-    assert batch.masks[0].tolist() == MASK.tolist()
-    assert batch.masks[1].tolist() == MASK[:, ::-1].tolist()
-    # A padded photo is mirrored within its own width.
-    wide = Bag(name="b", photo=photo(2, 5), tags=(1, 0, 0), mask=np.zeros((2, 5), dtype=np.uint8))
-    bag_set = BagSet(name="set", classes=CLASSES, bags=(bag, wide), tags_from="masks")
-    batch = load_batch(bag_set, [0, 1], with_masks=True, flips=[True, False])
-    assert batch.masks is not None
-    assert batch.masks[0].tolist() == [[2, 1, 0, 255, 255], [0, 1, 255, 255, 255]]
-    assert not batch.images[0, :, :, 3:].any()
 
 
 def test_longest_side_makes_smaller_and_keeps_class_numbers() -> None:

@@ -10,13 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from milseg.config import TrainConfig
 from milseg.data.bags import Bag, BagSet
 from milseg.data.image import PackedPhoto
-from milseg.data.sampler import epoch_order, epoch_windows, mixed
+from milseg.data.sampler import batch_at, epoch_order, epoch_windows, mixed
 from milseg.data.split import hold_out
 from milseg.errors import UserError
-from milseg.training.schedule import batch_at
 
 lengths = st.lists(st.integers(0, 7), min_size=1, max_size=12)
 seeds = st.integers(0, 2**32 - 1)
@@ -88,9 +86,8 @@ def test_groups_that_do_not_add_up() -> None:
 
 def test_any_step_can_be_found_by_itself_and_ranks_split_it() -> None:
     groups = (3, 4, 5, 3, 4, 2)
-    config = TrainConfig(batch_size=6, seed=5)
-    steps = [batch_at(step, 21, config, groups)[0] for step in range(7)]  # two epochs
-    assert [batch_at(step, 21, config, groups)[0] for step in reversed(range(7))] == steps[::-1]
+    steps = [batch_at(step, 21, 6, seed=5, groups=groups) for step in range(7)]  # two epochs
+    assert [batch_at(step, 21, 6, seed=5, groups=groups) for step in reversed(range(7))] == steps[::-1]
     seen = [place for step in steps for place in step]
     assert seen[:21] == epoch_order(21, seed=5, epoch=0, groups=groups)
     assert seen[21:42] == epoch_order(21, seed=5, epoch=1, groups=groups)

@@ -21,10 +21,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import milseg.training.trainer
 from milseg import cli
 from milseg.config import TrainConfig
 from milseg.data.bags import Bag, BagSet
+from milseg.data.loader import Loader
 from milseg.distributed import collectives, preemption
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
@@ -34,7 +34,7 @@ CLASSES = ("background", "red", "blue")
 PATIENCE = 600  # seconds; a hang is a failure, a busy machine is none
 pytestmark = pytest.mark.timeout(3 * PATIENCE)
 STARTED: list[subprocess.Popen[str]] = []
-BASE = TrainConfig(max_steps=3, batch_size=5, learning_rate=1e-2, flip=True, checkpoint_every=2)
+BASE = TrainConfig(max_steps=3, batch_size=5, learning_rate=1e-2, augment="flip", checkpoint_every=2)
 # name -> (backbone, settings): photos of several sizes, 5 bags a step for 1, 2 or 3 processes.
 CASES: dict[str, tuple[str, TrainConfig]] = {
     "max": ("tiny", replace(BASE, max_gradient=1.0)),
@@ -106,15 +106,16 @@ def all_cases(folder: str) -> None:
 
 def fail_in_training(kind: str, *words: str) -> None:
     """`milseg train`, whose second process meets a mistake (or a bug) in the third step."""
-    load, calls = milseg.training.trainer.load_batch, []
+    batches = Loader.batches
 
-    def failing(*arguments: Any, **more: Any) -> Any:
-        calls.append(0)
-        if collectives.rank() == 1 and len(calls) == 3:
-            raise UserError("photo.jpg: went away") if kind == "mistake" else ZeroDivisionError("a bug")
-        return load(*arguments, **more)
+    def failing(self: Loader, start: int) -> Any:
+        for number, batch in enumerate(batches(self, start)):
+            if collectives.rank() == 1 and number == 2:
+                yield UserError("photo.jpg: went away") if kind == "mistake" else ZeroDivisionError("a bug")
+            else:
+                yield batch
 
-    milseg.training.trainer.load_batch = failing
+    Loader.batches = failing  # type: ignore[method-assign]
     raise SystemExit(cli.main(list(words)))
 
 

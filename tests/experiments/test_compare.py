@@ -148,14 +148,14 @@ def test_the_oracle_is_chosen_by_held_out_masks_and_has_the_steps_of_the_rounds(
 
     monkeypatch.setattr(module, "evaluate_model", scored)
     monkeypatch.setattr(
-        module, "fit", lambda *a, **k: steps.append((a[2].max_steps, a[2].zoom)) or train(*a, **k)
+        module, "fit", lambda *a, **k: steps.append((a[2].max_steps, a[2].augment)) or train(*a, **k)
     )
     given = options(
         source, rules=("oracle",), learning_rates=(1e-3, 1e-2, 1e-1), rounds=1, max_steps=8, batch_size=2
     )
     (row,) = compare(given, progress=False)
     assert row["learning_rate"] == 1e-2
-    assert steps == [(13, 1.5)] * 3  # 8 of the rule, 5 of a round
+    assert steps == [(13, "scale(most=1.5)")] * 3  # 8 of the rule, 5 of a round
 
 
 def test_without_masks_there_are_tag_scores_alone(source: Path) -> None:

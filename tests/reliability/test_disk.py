@@ -26,8 +26,8 @@ def test_a_disk_that_fills_while_training(
     place: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The fourth file of weights finds no space: status 2, and what was there is what the run goes on from."""
-    words = train_words(place, "run", "--recipe", "paper", "--flip")
-    assert command(train_words(place, "whole", "--recipe", "paper", "--flip")) == 0
+    words = train_words(place, "run", "--recipe", "paper", "--augment", "flip")
+    assert command(train_words(place, "whole", "--recipe", "paper", "--augment", "flip")) == 0
     save, saved = milseg.utils.tensors.save_file, []
 
     def filling(tensors: Any, path: Path, metadata: Any) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from milseg.config import TrainConfig
+from milseg.data.transforms import Sample, Transform, find_transforms
 from milseg.training.grad_accumulation import dropout_of, pieces_of
-from milseg.training.schedule import batch_at, zooms_at
 
 
 def test_bags_of_a_step_and_steps_draw_different_numbers() -> None:
-    config = TrainConfig(batch_size=8, flip=True, zoom=2.0)
-    drawn = [zoom for step in range(20) for zoom in zooms_at(step, config) or []]
-    assert len({(zoom.factor, zoom.down, zoom.across) for zoom in drawn}) == 160
-    flips = [tuple(batch_at(step, 40, config)[1]) for step in range(20)]
-    assert len(set(flips)) >= 18
-    # And the same ones again.
-    assert drawn == [zoom for step in range(20) for zoom in zooms_at(step, config) or []]
+    transforms = find_transforms("scale(most=2),jitter,blur(probability=1)")
+    mask = np.zeros((96, 96), dtype=np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    sample = Sample(photo=photo, size=(96, 96), tags=(1,), mask=mask)
+
+    def drawn(transform: Transform) -> list[bytes]:
+        return [transform(sample, seed=0, position=position).photo.tobytes() for position in range(40)]
+
+    for transform in transforms:
+        photos = drawn(transform)
+        assert len(set(photos)) > 30, transform.name  # some sizes come twice
+        assert photos == drawn(transform), transform.name
 
 
 def test_workers_that_share_a_batch_drop_different_units() -> None:

@@ -32,6 +32,7 @@ from milseg.inference.segmenter import load
 from milseg.models.backbone_table import BACKBONES
 from milseg.models.backbones import build_fcn
 from milseg.models.fcn import evaluating
+from milseg.training.callbacks import Callback
 from milseg.training.recipes import find_recipe
 from milseg.training.run import train_run
 
@@ -329,15 +330,23 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Any:
     fit = training_run.fit
 
     def arrange(step: int, *, after_look: bool) -> None:
-        def stopping(*arguments: Any, on_step: Any, **more: Any) -> Any:
-            def look(number: int, loss: float) -> None:
-                if number == step and not after_look:
+        def stopping(*arguments: Any, validate: Any, callbacks: Any, **more: Any) -> Any:
+            def look(done: int) -> Any:
+                if done == step + 1 and not after_look:
                     raise KeyboardInterrupt
-                on_step(number, loss)
-                if number == step:
-                    raise KeyboardInterrupt
+                return validate(done) or ({} if done == step + 1 else None)
 
-            return fit(*arguments, on_step=look, **more)
+            class Last(Callback):
+                def on_validation(self, done: int, scores: Any) -> None:
+                    if done == step + 1:
+                        raise KeyboardInterrupt
+
+            class Given(Callback):
+                def on_validation(self, done: int, scores: Any) -> None:
+                    for callback in callbacks if scores else ():
+                        callback.on_validation(done, scores)
+
+            return fit(*arguments, validate=look, callbacks=[Given(), Last()], **more)
 
         monkeypatch.setattr(training_run, "fit", stopping)
 
@@ -555,8 +564,8 @@ def test_the_settings_of_other_networks_are_their_recipes(source: Path) -> None:
     assert (config.max_steps, auto.every, config.longest_side) == (150, 25, 320)
     paper = plan(backbone="vgg16")
     assert paper.recipe.stages == (TrainConfig(longest_side=320),)
-    changed = plan(backbone="vgg16", momentum=0.5, longest_side=99, flip=True, seed=7)
-    assert changed.recipe.stages == (TrainConfig(momentum=0.5, longest_side=99, flip=True, seed=7),)
+    changed = plan(backbone="vgg16", momentum=0.5, longest_side=99, augment="flip", seed=7)
+    assert changed.recipe.stages == (TrainConfig(momentum=0.5, longest_side=99, augment="flip", seed=7),)
     assert plan(backbone="resnet18").recipe.stages[0].learning_rate == config.learning_rate
 
 
@@ -643,19 +652,19 @@ def test_best_learns_from_its_own_masks_and_goes_on_after_a_stop(
     assert spec.inference.refine.startswith("crf(")
     assert spec.inference.random_walk == plan["pseudo_label_inference"]["random_walk"] == 2
 
-    look, seen = training_run.ModelSelector.look, []
+    validate, seen = training_run.ModelSelector.validate, []
 
-    def stop(self: Any, stage: int, *args: Any) -> None:
+    def stop(self: Any, stage: int, *args: Any) -> Any:
         seen.append(stage)
         if stage == 1:
             raise KeyboardInterrupt
-        look(self, stage, *args)
+        return validate(self, stage, *args)
 
-    monkeypatch.setattr(training_run.ModelSelector, "look", stop)
+    monkeypatch.setattr(training_run.ModelSelector, "validate", stop)
     with pytest.raises(KeyboardInterrupt):
         run(source, "halves", **changes)
     assert seen == [0, 0, 0, 0, 0, 1]
-    monkeypatch.setattr(training_run.ModelSelector, "look", look)
+    monkeypatch.setattr(training_run.ModelSelector, "validate", validate)
     halves = run(source, "halves", resume=True, **changes)
     for name in ("checkpoint.safetensors", "rounds/1/checkpoint.safetensors", "model.safetensors"):
         left, right = load_file(whole / name), load_file(halves / name)
@@ -797,20 +806,20 @@ def test_a_run_from_before_there_was_a_precision_goes_on(source: Path) -> None:
 
 
 def test_a_signal_in_a_run_stops_it_and_resume_goes_on(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(source, "whole", flip=True)
-    look = training_run.ModelSelector.look
+    whole = run(source, "whole", augment="flip")
+    validate = training_run.ModelSelector.validate
 
-    def ask(self: Any, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
-        if step == 1:
+    def ask(self: Any, stage: int, before: int, config: TrainConfig, done: int) -> Any:
+        if done == 2:
             signal.raise_signal(signal.SIGTERM)
-        look(self, stage, before, config, step, loss)
+        return validate(self, stage, before, config, done)
 
-    monkeypatch.setattr(training_run.ModelSelector, "look", ask)
+    monkeypatch.setattr(training_run.ModelSelector, "validate", ask)
     with pytest.raises(Stopped, match="after 2 of 4 steps"):
-        run(source, "halves", flip=True)
+        run(source, "halves", augment="flip")
     assert [row["step"] for row in rows_of(source.parent / "halves")] == [1, 2]
-    monkeypatch.setattr(training_run.ModelSelector, "look", look)
-    halves = run(source, "halves", flip=True, resume=True)
+    monkeypatch.setattr(training_run.ModelSelector, "validate", validate)
+    halves = run(source, "halves", augment="flip", resume=True)
     assert same_weights(whole / "checkpoint.safetensors", halves / "checkpoint.safetensors")
     assert rows_of(whole) == rows_of(halves)
 

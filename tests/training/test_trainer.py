@@ -20,8 +20,11 @@ from torch import nn
 import milseg.data.bags
 import milseg.training.trainer
 from milseg.config import TrainConfig
-from milseg.data.bags import Bag, BagSet, collate, load_batch
+from milseg.data.bags import Bag, BagSet
 from milseg.data.image import normalise
+from milseg.data.loader import Example, collate, load_batch
+from milseg.data.sampler import batch_at
+from milseg.data.transforms import Sample, find_transforms
 from milseg.distributed import preemption
 from milseg.errors import UserError
 from milseg.models.backbones import build_fcn
@@ -30,9 +33,11 @@ from milseg.refine.superpixels import superpixels
 from milseg.rules import find_rule
 from milseg.rules.choosing import mil_loss
 from milseg.rules.entry import RuleEntry
+from milseg.training.callbacks import Callback
 from milseg.training.checkpoint import load_state
-from milseg.training.schedule import batch_at, learning_rate_at
-from milseg.training.trainer import batch_loss, batch_segments, fit, parameter_groups
+from milseg.training.loss import batch_loss, fit_segments, photo_segments
+from milseg.training.optimizer import OPTIMIZERS, SCHEDULES, learning_rate_at, parameter_groups
+from milseg.training.trainer import fit
 
 CLASSES = ("background", "red", "blue")
 QUICK = TrainConfig(max_steps=6, batch_size=2, learning_rate=1e-2, checkpoint_every=2)
@@ -181,7 +186,8 @@ def test_long_gradients_are_made_shorter() -> None:
         ({"max_steps": -1}, "max_steps is -1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": math.nan}, "learning_rate is nan"),
-        ({"schedule": "lineal"}, "did you mean 'linear'"),
+        ({"momentum": 1.0}, "momentum is 1.0"),
+        ({"optimizer": "adamw", "standardize_features": True}, "its steps are those of sgd alone"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -192,31 +198,48 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
 # batches
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"schedule": "lineal"}, "did you mean 'linear'"),
+        ({"schedule": "linear(power=2)"}, "schedule linear has no options"),
+        ({"optimizer": "adanw"}, "optimizer.*did you mean 'adamw'"),
+        ({"optimizer": "sgd(lr=1)"}, "option of optimizer sgd"),
+        ({"augment": "flop"}, "augmentation.*did you mean 'flip'"),
+    ],
+)
+def test_names_are_checked_before_the_first_step(settings: dict[str, Any], message: str) -> None:
+    steps: list[int] = []
+    with pytest.raises(UserError, match=message):
+        fit(tiny(), toy(), replace(QUICK, **settings), progress=False, on_step=lambda s, _: steps.append(s))
+    assert steps == []
+
+
 def test_every_bag_once_an_epoch_and_batches_span_epochs() -> None:
-    config = TrainConfig(batch_size=3, max_steps=100)
-    seen = [i for step in range(7) for i in batch_at(step, 7, config)[0]]
+    seen = [i for step in range(7) for i in batch_at(step, 7, 3, seed=0)]
     epochs = [seen[start : start + 7] for start in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_a_batch_larger_than_the_set_holds_bags_several_times() -> None:
-    indices, flips = batch_at(0, 2, TrainConfig(batch_size=5))
-    assert sorted(Counter(indices).values()) == [2, 3]
-    assert flips == [False] * 5
+    assert sorted(Counter(batch_at(0, 2, 5, seed=0)).values()) == [2, 3]
 
 
 def test_batches_depend_on_seed_and_step_alone() -> None:
-    config = TrainConfig(batch_size=4, flip=True)
-    forward = [batch_at(step, 50, config) for step in range(40)]
-    assert [batch_at(step, 50, config) for step in reversed(range(40))] == forward[::-1]
-    other = [batch_at(step, 50, replace(config, seed=1)) for step in range(40)]
-    assert sum(a[0] == b[0] for a, b in zip(forward, other, strict=True)) <= 1
-    flips = [flip for _, batch in forward for flip in batch]
-    assert 50 < sum(flips) < 110  # of 160: half, more or less
-    # Where a photo comes again, its flip is drawn anew.
-    drawn = {(i, f) for indices, batch in forward for i, f in zip(indices, batch, strict=True)}
-    assert len(drawn) > 60
+    forward = [batch_at(step, 50, 4, seed=0) for step in range(40)]
+    assert [batch_at(step, 50, 4, seed=0) for step in reversed(range(40))] == forward[::-1]
+    other = [batch_at(step, 50, 4, seed=1) for step in range(40)]
+    assert sum(a == b for a, b in zip(forward, other, strict=True)) <= 1
+
+
+def test_half_of_the_photos_are_mirrored_drawn_anew_each_time() -> None:
+    [flip] = find_transforms("flip")
+    slope = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    sample = Sample(photo=slope, size=(1, 2), tags=(1,))
+    mirrored = [int(flip(sample, seed=0, position=i).photo[0, 0, 0]) == 3 for i in range(160)]
+    assert 50 < sum(mirrored) < 110
+    assert [mirrored[i] != mirrored[i + 50] for i in range(110)].count(True) > 20
 
 
 # one step
@@ -233,7 +256,7 @@ def test_two_steps_equal_a_loop_written_by_hand(rule: str) -> None:
     twin.train()
     velocity = {name: torch.zeros_like(p) for name, p in twin.named_parameters()}
     for step in range(2):
-        indices, _ = batch_at(step, 4, config)
+        indices = batch_at(step, 4, 4, seed=0)
         batch = load_batch(bags, indices, with_masks=True)
         scores = twin(batch.images)
         if rule == "oracle":
@@ -270,11 +293,11 @@ def test_padding_changes_no_loss(rule: str) -> None:
     masks = [np.ones((3, 7), dtype=np.uint8), np.full((5, 2), 2, dtype=np.uint8)]
     tags = [(1, 1, 0), (1, 0, 1)]
     entry = find_rule(rule)
-    both = batch_loss(model, collate(photos, tags, masks, ["a", "b"]), entry, QUICK)
-    alone = [
-        batch_loss(model, collate([p], [t], [m], ["a"]), entry, QUICK)
-        for p, t, m in zip(photos, tags, masks, strict=True)
+    examples = [
+        Example(name="a", image=p, tags=t, mask=m) for p, t, m in zip(photos, tags, masks, strict=True)
     ]
+    both = batch_loss(model, collate(examples), entry, QUICK)
+    alone = [batch_loss(model, collate([example]), entry, QUICK) for example in examples]
     torch.testing.assert_close(both, torch.stack(alone).mean())
 
 
@@ -309,7 +332,7 @@ def test_dropout_can_be_left_out() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others() -> None:
-    config = replace(QUICK, flip=True)
+    config = replace(QUICK, augment="flip")
     models = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed + 5)  # the global state plays no part
@@ -334,7 +357,7 @@ def stop_after(last: int) -> Any:
 @pytest.mark.parametrize("last", [2, 3, 4])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path: Path, last: int) -> None:
     """5 bags, 2 a step, checkpoints after steps 1 and 3: both lie in the middle of an epoch."""
-    config = replace(QUICK, flip=True, schedule="linear")
+    config = replace(QUICK, augment="flip", schedule="linear")
     whole = tiny()
     history = fit(whole, toy(), config, out=tmp_path / "whole", progress=False)
     with pytest.raises(Stop):
@@ -379,22 +402,24 @@ def test_a_learned_rules_parameters_are_trained_and_resumed(tmp_path: Path) -> N
 
 def test_rules_that_choose_segments_are_given_the_photos_superpixels() -> None:
     model, bags = tiny(), toy(side=32)
-    batch = load_batch(bags, [0, 1])
-    valid = model.valid_mask(batch.sizes, model.map_size(32, 32))
-    segments = batch_segments(model, batch, valid)
+    segments = photo_segments(model, np.asarray(bags.bags[1].photo))
     expected = superpixels(np.asarray(bags.bags[1].photo), (8, 8), stride=model.stride, offset=model.offset)
-    assert torch.equal(segments[1], expected)
+    assert torch.equal(segments, expected)
     assert int(segments.max()) > 3
     config = replace(QUICK, rule="segment-max", max_steps=2)
     assert len(fit(model, bags, config, progress=False)) == 2
 
 
 def test_segments_of_padding_are_none() -> None:
-    photos = [normalise(np.asarray(toy(side=side).bags[0].photo)) for side in (32, 16)]
-    batch = collate(photos, [(1, 1, 0)] * 2, None, ["a", "b"])
     model = tiny()
+    photos = [np.asarray(toy(side=side).bags[0].photo) for side in (32, 16)]
+    examples = [
+        Example(name="a", image=normalise(photo), tags=(1, 1, 0), segments=photo_segments(model, photo))
+        for photo in photos
+    ]
+    batch = collate(examples)
     valid = model.valid_mask(batch.sizes, model.map_size(32, 32))
-    segments = batch_segments(model, batch, valid)
+    segments = fit_segments(batch.segments, valid)
     assert (segments[1][~valid[1]] == -1).all()
     assert (segments[1][valid[1]] >= 0).all()
 
@@ -465,6 +490,83 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         fit(tiny(), toy(), QUICK, out=tmp_path, progress=False, on_step=stop_after(3))
     with pytest.raises(UserError, match=r"checkpoint\.safetensors.*learning_rate was 0\.01, is 0\.02"):
         fit(tiny(), toy(), replace(QUICK, learning_rate=0.02), out=tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["sgd(nesterov=true)", "adamw", "adam", "nadam", "radam", "adamax", "rmsprop"]
+)
+def test_the_whole_state_of_an_optimizer_is_resumed(tmp_path: Path, optimizer: str) -> None:
+    config = replace(QUICK, optimizer=optimizer, schedule="cosine", learning_rate=1e-3)
+    whole, halves = tiny(), tiny(seed=3)
+    history = fit(whole, toy(), config, progress=False)
+    with pytest.raises(Stop):
+        fit(tiny(), toy(), config, out=tmp_path, progress=False, on_step=stop_after(3))
+    assert kept(fit(halves, toy(), config, out=tmp_path, resume=True, progress=False)) == kept(history)
+    assert_same(weights(halves), weights(whole))
+
+
+def test_every_optimizer_and_schedule_trains_otherwise() -> None:
+    losses = {
+        name: fit(tiny(), toy(), replace(QUICK, optimizer=name, learning_rate=1e-4), progress=False)[-1][
+            "loss"
+        ]
+        for name in OPTIMIZERS
+    }
+    assert len(set(losses.values())) == len(OPTIMIZERS)
+    rates = {
+        name: tuple(learning_rate_at(step, replace(QUICK, schedule=name)) for step in range(6))
+        for name in SCHEDULES
+    }
+    assert len(set(rates.values())) == len(SCHEDULES)
+    assert all(rate[0] == pytest.approx(1e-2) and min(rate) > 0 for rate in rates.values())
+
+
+# callbacks
+
+
+class Listener(Callback):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_start(self, step: int) -> None:
+        self.told.append(("start", step))
+
+    def on_step(self, record: Any) -> None:
+        self.told.append(("step", record["step"]))
+
+    def on_validation(self, step: int, scores: Any) -> None:
+        self.told.append(("validation", step, scores["score"]))
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        self.told.append(("checkpoint", step, path.exists()))
+
+    def on_end(self) -> None:
+        self.told.append("end")
+
+
+def test_callbacks_are_told_of_steps_validations_and_checkpoints(tmp_path: Path) -> None:
+    listener = Listener()
+    fit(
+        tiny(),
+        toy(),
+        replace(QUICK, max_steps=3),
+        out=tmp_path,
+        progress=False,
+        callbacks=[listener],
+        validate=lambda done: {"score": 0.5} if done == 2 else None,
+    )
+    assert listener.told == [
+        ("start", 0),
+        ("step", 0),
+        ("step", 1),
+        ("validation", 2, 0.5),
+        ("checkpoint", 2, True),
+        ("step", 2),
+        ("checkpoint", 3, True),
+        "end",
+    ]
 
 
 # what is written
@@ -630,7 +732,7 @@ def test_pieces_of_a_batch_give_what_the_batch_gives(tmp_path: Path) -> None:
             replace(b, photo=np.asarray(b.photo)[: 40 + 5 * i], mask=None) for i, b in enumerate(bags.bags)
         ),
     )
-    config = TrainConfig(max_steps=2, batch_size=5, learning_rate=1e-3, flip=True)
+    config = TrainConfig(max_steps=2, batch_size=5, learning_rate=1e-3, augment="flip")
     models, losses = [], []
     for pieces in (1, 2, 3):
         models.append(build_fcn("squeezenet1_0", 3, seed=0))
@@ -653,7 +755,7 @@ def test_the_network_sees_a_piece_at_a_time() -> None:
 
 
 def test_wide_and_tall_photos_are_not_padded_to_each_other() -> None:
-    """Each bag's loss and gradient are those of its own kind alone; a rule that looks across bags sees all at once."""
+    """Each bag's loss and gradient are those of its aspect group alone; a rule across bags sees all at once."""
     bags = toy(4, 40)
     bags = replace(
         bags,
@@ -662,7 +764,7 @@ def test_wide_and_tall_photos_are_not_padded_to_each_other() -> None:
             for i, b in enumerate(bags.bags)
         ),
     )
-    config = replace(QUICK, max_steps=1, batch_size=4, flip=False, dropout=False)
+    config = replace(QUICK, max_steps=1, batch_size=4, dropout=False)
     model, seen = tiny(), []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     [record] = fit(model, bags, config, progress=False)

@@ -10,11 +10,10 @@ from typing import Any, ClassVar, TypeVar
 from milseg.config.fields import Limits, check_fields
 from milseg.errors import UserError, unknown_name
 
-SCHEDULES = ("constant", "linear")
 READINGS = ("scores", "labels")
 PRECISIONS = ("float32", "bfloat16", "float16")
 # What a run had before there was a choice: its files do not say.
-EARLIER = {"precision": "float32", "standardize_features": False}
+EARLIER = {"precision": "float32", "standardize_features": False, "optimizer": "sgd"}
 # What a run may go on with otherwise than it began.
 ROUNDING_ONLY = ("accumulate", "compile")
 
@@ -29,24 +28,24 @@ class TrainConfig:
         batch_size: photos an update (the authors' later public code accumulates 20).
         learning_rate: of the body's weights; biases take twice this.
         score_rate: times the learning rate, for the score layer.
-        momentum: of SGD.
+        optimizer: "sgd", "adamw" or another name of `milseg.training.optimizer`, options in parentheses.
+        momentum: of SGD and RMSprop; the first beta of AdamW and its relatives.
         weight_decay: on weights, not on biases.
         standardize_features: let the score layer learn as if its features had mean 0 and deviation 1; for networks
-            that no batch
-            norm ends, see `milseg.training.feature_standardizer`.
-        schedule: "constant", or "linear" down to 0 at the last step.
+            that no batch norm ends, see `milseg.training.feature_standardizer`.
+        schedule: of the learning rate: "constant", "linear" (down to 0), "cosine" or another name of
+            `milseg.training.optimizer`, options in parentheses.
         longest_side: larger photos are made this small while training, pixels; none keeps their own size.
-        flip: mirror half of the photos.
-        zoom: see each photo at a random size between 1/zoom and zoom times its own, a window of it where it is larger;
-            1 sees it whole. Only beside masks: what a window shows of a photo's tags is known by its mask alone.
+        augment: augmentations of the photos with their options, such as "flip,scale(most=1.5),jitter"; see
+            `milseg.data.transforms`. "none" for none.
         dropout: keep the classifier's dropout layers on.
         warmup: steps in which the learning rate rises from 0.
         max_gradient: longer gradients are made this long (norm over all weights); none leaves them.
         frozen_stride: layers up to this output stride keep the classifier's weights; 0 trains all.
-        mask_weight: weight of the cross entropy to the bags' masks beside the rule's loss, as in a round on one's own
-            masks; 0 for the rule alone, and then no mask is read.
+        mask_weight: weight of the cross entropy to the bags' masks beside the rule's loss, as in a round of self-
+            training; 0 for the rule alone, and then no mask is read.
         rule_weight: weight of the rule's loss.
-        seed: of the order of photos, flips and dropout.
+        seed: of the order of photos, augmentations and dropout.
         checkpoint_every: steps between checkpoints.
         precision: float32, or bfloat16 or float16 for the network's sums; weights and loss stay float32.
         accumulate: the wide and the tall photos of a batch (of each process's part of it) go through the network in so
@@ -59,13 +58,13 @@ class TrainConfig:
     batch_size: int = 20
     learning_rate: float = 1e-4
     score_rate: float = 1.0
+    optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     standardize_features: bool = False
     schedule: str = "constant"
     longest_side: int | None = None
-    flip: bool = False
-    zoom: float = 1.0
+    augment: str = "none"
     dropout: bool = True
     warmup: int = 0
     max_gradient: float | None = None
@@ -82,8 +81,13 @@ class TrainConfig:
         for name in ("warmup", "frozen_stride", "mask_weight", "rule_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if not 1 <= self.zoom <= 4:
-            raise UserError(f"zoom is {self.zoom}; expected 1 to 4")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"momentum is {self.momentum}; expected 0 to below 1")
+        if self.standardize_features and not self.optimizer.startswith("sgd"):
+            raise UserError(
+                f"standardize_features with the optimizer {self.optimizer}: its steps are those of sgd alone; choose "
+                "sgd, or leave standardize_features out"
+            )
         if self.max_gradient is not None and not self.max_gradient > 0:
             raise UserError(f"max_gradient is {self.max_gradient}; expected a number above 0, or none")
         for name in ("batch_size", "checkpoint_every", "accumulate"):
@@ -93,8 +97,6 @@ class TrainConfig:
             raise UserError(f"max_steps is {self.max_steps}; expected 0 or more")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate is {self.learning_rate}; expected a number above 0")
-        if self.schedule not in SCHEDULES:
-            raise unknown_name("schedule", self.schedule, SCHEDULES)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 

@@ -17,7 +17,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Training": (
         *("recipe", "rule", "rules", "seeds", "rounds", "max_steps", "time_budget", "batch_size"),
         *("optimizer", "learning_rate", "learning_rates", "oracle_learning_rate", "score_rate", "momentum"),
-        *("weight_decay", "schedule", "frozen_stride", "longest_side", "flip", "transforms", "hold_out"),
+        *("weight_decay", "schedule", "frozen_stride", "longest_side", "augment", "hold_out"),
         *("select_every", "checkpoint_every", "precision", "accumulate", "compile", "ablations", "seed"),
     ),
     "Masks": ("class_bias", "random_walk", "refine", "scales"),

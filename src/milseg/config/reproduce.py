@@ -66,7 +66,7 @@ class VocOptions:
         learning_rate: of MIL-FCN.
         score_rate: times the learning rate, for the score layer of both.
         oracle_learning_rate: of the oracle, which has its own best one.
-        schedule: constant, or linear down to 0.
+        schedule: of the learning rate: constant, linear, cosine or another name, options in parentheses.
         longest_side: larger photos are made this small while training.
         seed: of the order of photos and of dropout.
         out: folder for the table, the figures, the configuration and the models.

@@ -59,11 +59,13 @@ class TrainOptions(SourceOptions):
         batch_size: photos an update.
         learning_rate: of the body's weights.
         score_rate: times the learning rate, for the score layer.
-        momentum: of SGD.
+        optimizer: sgd, adamw or another optimizer's name, options in parentheses; none takes the recipe's.
+        momentum: of SGD; the first beta of AdamW.
         weight_decay: on weights, not on biases.
-        schedule: constant, or linear down to 0.
+        schedule: of the learning rate: constant, linear, cosine or another name, options in parentheses.
         longest_side: larger photos are made this small, pixels; none: 320, and 512 on CUDA.
-        flip: mirror half of the photos.
+        augment: augmentations with their options, such as flip,scale(most=1.5),jitter; none given takes the recipe's,
+            the word none leaves them out.
         hold_out: share of the photos kept from training, to select the best model by their tags.
         select_every: steps between selections; none: six in a run.
         checkpoint_every: steps between checkpoints.
@@ -94,11 +96,12 @@ class TrainOptions(SourceOptions):
     batch_size: int | None = None
     learning_rate: float | None = None
     score_rate: float | None = None
+    optimizer: str | None = None
     momentum: float | None = None
     weight_decay: float | None = None
     schedule: str | None = None
     longest_side: int | None = None
-    flip: bool = False
+    augment: str | None = None
     hold_out: float = 0.1
     select_every: int | None = None
     checkpoint_every: int | None = None

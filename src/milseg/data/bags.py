@@ -1,4 +1,4 @@
-"""Bags: photos with their tag sets, and batches of them.
+"""Bags: photos with their tag sets.
 
 A bag is a photo with what is known of its classes; its instances are the places of the score map. Class 0 is
 the background wherever there is one, and it is present in every photo (paper, "Multi-class MIL loss").
@@ -13,19 +13,9 @@ from itertools import accumulate, groupby
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from milseg.data.image import (
-    PackedPhoto,
-    UInt8,
-    fit_size,
-    normalise,
-    open_mask,
-    open_photo,
-)
+from milseg.data.image import PackedPhoto, UInt8, open_mask, open_photo
 from milseg.data.sampler import next_window
-from milseg.data.transforms import Zoom, zoomed_mask, zoomed_photo
 from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 
@@ -211,102 +201,3 @@ def value_words(names: Mapping[int, str]) -> str:
         return f"class numbers 0 to {len(names) - 1}, or 255 (void)"
     words = [f"{value} ({name})" for value, name in sorted({VOID: "void", **names}.items())]
     return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BagBatch:
-    """A padded batch.
-
-    Attributes:
-        images: float32 [B, 3, H, W], normalised; padding at the right and the bottom is 0, the mean colour.
-        sizes: int64 [B, 2], each photo's own (height, width) before padding.
-        tags: int8 [B, C].
-        masks: uint8 [B, H, W] with VOID on padding, or None.
-        names: the bags' names.
-    """
-
-    images: torch.Tensor
-    sizes: torch.Tensor
-    tags: torch.Tensor
-    masks: torch.Tensor | None
-    names: tuple[str, ...]
-
-    def to(self, device: torch.device) -> BagBatch:
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            sizes=self.sizes.to(device, non_blocking=True),
-            tags=self.tags.to(device, non_blocking=True),
-            masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
-        )
-
-
-def load_batch(
-    bag_set: BagSet,
-    indices: Iterable[int],
-    *,
-    longest_side: int | None = None,
-    with_masks: bool = False,
-    flips: Iterable[bool] | None = None,
-    zooms: Iterable[Zoom] | None = None,
-) -> BagBatch:
-    """Read some bags of a set and pad them to one size.
-
-    Args:
-        longest_side: photos larger than this are made smaller (never larger); None keeps each photo's own
-            size.
-        with_masks: also read the masks. Without it no mask file is opened.
-        flips: for each bag whether to mirror it left to right; None mirrors none.
-        zooms: for each bag how near it is seen; None sees each whole. Where a window shows nothing of a class that is
-            present, by the mask, the class's tag is UNKNOWN: it may be in the window or outside it.
-    """
-    bags = [bag_set.bags[i] for i in indices]
-    mirror = list(flips) if flips is not None else [False] * len(bags)
-    near = list(zooms) if zooms is not None else [Zoom()] * len(bags)
-    images, tags, masks = [], [], []
-    for bag, flip, zoom in zip(bags, mirror, near, strict=True):
-        photo = load_photo(bag)
-        height, width = photo.shape[:2]
-        size = fit_size(height, width, longest_side)
-        known = bag.tags
-        if with_masks:
-            mask = zoomed_mask(load_mask(bag, bag_set, size=(height, width)), size, zoom)
-            masks.append(mask[:, ::-1] if flip else mask)
-            if zoom.factor > 1:
-                known = _seen(known, mask)
-        photo = zoomed_photo(photo, size, zoom)
-        images.append(normalise(photo[:, ::-1] if flip else photo))
-        tags.append(known)
-    return collate(images, tags, masks if with_masks else None, [bag.name for bag in bags])
-
-
-def _seen(tags: tuple[int, ...], mask: UInt8) -> tuple[int, ...]:
-    """A photo's tags as tags of a window of it."""
-    here = np.bincount(mask.ravel(), minlength=len(tags))
-    return tuple(
-        UNKNOWN if tag == PRESENT and number != BACKGROUND and not here[number] else tag
-        for number, tag in enumerate(tags)
-    )
-
-
-def collate(
-    images: Sequence[torch.Tensor],
-    tags: Sequence[Sequence[int]],
-    masks: Sequence[NDArray[np.uint8]] | None,
-    names: Sequence[str],
-) -> BagBatch:
-    """Pad photos float32 [3, h, w] of any sizes at the right and the bottom, to the largest of them."""
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    batch = torch.zeros(len(images), 3, height, width)
-    for i, image in enumerate(images):
-        batch[i, :, : image.shape[1], : image.shape[2]] = image
-    padded = None
-    if masks is not None:
-        padded = torch.full((len(images), height, width), VOID, dtype=torch.uint8)
-        for i, mask in enumerate(masks):
-            padded[i, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(np.array(mask, copy=True))
-    sizes = torch.tensor([image.shape[1:] for image in images], dtype=torch.int64)
-    return BagBatch(
-        images=batch, sizes=sizes, tags=torch.tensor(tags, dtype=torch.int8), masks=padded, names=tuple(names)
-    )

@@ -1,8 +1,9 @@
-"""In which order an epoch sees its bags; keyed by seed and epoch, so that any step can be found again by itself."""
+"""Which bags each step sees; keyed by seed and epoch, so that any step can be found again by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -89,3 +90,30 @@ def epoch_order(
         key = generator(mixed(seed, epoch), number, stream=3)
         order += [places[i] for i in torch.randperm(len(places), generator=key).tolist()]
     return order
+
+
+@lru_cache(maxsize=4)
+def _cached_order(count: int, seed: int, epoch: int, groups: tuple[int, ...] | None) -> list[int]:
+    return epoch_order(count, seed=seed, epoch=epoch, groups=groups)
+
+
+def bag_at(position: int, count: int, *, seed: int, groups: tuple[int, ...] | None = None) -> int:
+    """Which of `count` bags is the one at `position` of a run; epochs are laid end to end.
+
+    >>> sorted(bag_at(position, 3, seed=0) for position in range(3, 6))
+    [0, 1, 2]
+    """
+    epoch, place = divmod(position, count)
+    return _cached_order(count, seed, epoch, groups)[place]
+
+
+def batch_at(
+    step: int, count: int, batch_size: int, *, seed: int, groups: tuple[int, ...] | None = None
+) -> list[int]:
+    """Which of `count` bags step `step` sees; a batch may span two epochs.
+
+    Args:
+        groups: how many bags lie in each shard; bags of one shard are then near each other (`epoch_order`).
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [bag_at(position, count, seed=seed, groups=groups) for position in positions]

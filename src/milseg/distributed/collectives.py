@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -145,7 +145,7 @@ def errors_on_all_ranks() -> Iterator[None]:
     its own or exchanges that all take part in.
 
     Raises:
-        SharedError: the first process's mistake; the mistake itself where there is one process.
+        SharedError: the first process's mistake; the mistake itself in a run of one process.
     """
     mistake: UserError | None = None
     try:
@@ -155,8 +155,22 @@ def errors_on_all_ranks() -> Iterator[None]:
             raise
         mistake = error
     if any_of(mistake is not None):
-        told = gathered(None if mistake is None else str(mistake))
-        raise SharedError(next(words for words in told if words is not None)) from mistake
+        raise_on_all_ranks(mistake)
+
+
+def raise_on_all_ranks(mistake: UserError | None) -> NoReturn:
+    """Called by every process once it is known that one has failed: raises the first mistake in all of them.
+
+    Args:
+        mistake: this process's own, or None.
+
+    Raises:
+        SharedError: always; the mistake itself in a run of one process.
+    """
+    if size() == 1 and mistake is not None:
+        raise mistake
+    texts = gathered(None if mistake is None else str(mistake))
+    raise SharedError(next(text for text in texts if text is not None)) from mistake
 
 
 def any_of(flag: bool) -> bool:
@@ -179,6 +193,17 @@ def total(number: float) -> float:
     """The sum over all processes."""
     by = dist.ReduceOp.SUM if size() > 1 else None
     return float(_exchanged(torch.tensor([number], dtype=torch.float64), by)[0])
+
+
+def all_gather_vector(numbers: Sequence[float]) -> list[list[float]]:
+    """Every process's numbers, by rank; as many in each."""
+    own = torch.tensor(numbers, dtype=torch.float64)
+    rows = [own]
+    if size() > 1:
+        rows = [torch.empty_like(own) for _ in range(size())]
+        with _peer_errors():
+            dist.all_gather(rows, own)
+    return [row.tolist() for row in rows]
 
 
 def _exchanged(values: torch.Tensor, by: Any) -> list[Any]:
@@ -289,8 +314,7 @@ def _buckets(gradients: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 def all_gather_rows(own: torch.Tensor, count: int) -> torch.Tensor:
     """The rows of all processes, [count, ...], from this one's `rank_slice(count)` of them.
 
-    The gradient flows to one's own rows alone. With the same function of the whole in every process that is all it
-    takes: the others find theirs.
+    Gradients flow only to this rank's rows. That suffices: every rank computes the same loss on the whole batch.
     """
     if size() == 1:
         return own

@@ -224,7 +224,7 @@ def _best_of_rates(run: _Run) -> _Trained:
 def _train(run: _Run, rate: float) -> _Trained:
     """Trained from the start.
 
-    A rule that learns from masks gets the zoom and the steps of the rounds as well, which it has no use for otherwise:
+    A rule that learns from masks gets the augmentations and steps of the rounds as well, which it has no use for otherwise:
     as many updates, with the same variety, as the others in all.
     """
     task = run.task
@@ -233,7 +233,7 @@ def _train(run: _Run, rate: float) -> _Trained:
     if run.by_masks:
         rounds = [task.round(number) for number in range(1, run.options.rounds + 1)]
         steps = config.max_steps + sum(stage.max_steps for stage in rounds)
-        config = replace(config, zoom=task.round(1).zoom, max_steps=steps)
+        config = replace(config, augment=task.round(1).augment, max_steps=steps)
     history = _fit(run, model, task.train, config, run.folder / f"rate-{rate:g}")
     return _Trained(
         model=model,

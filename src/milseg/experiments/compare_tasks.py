@@ -26,6 +26,7 @@ from milseg.data.sources.digits import read_digits
 from milseg.data.sources.evaluation_set import evaluation_bags, with_truth
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
+from milseg.data.transforms import left_out
 from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 from milseg.experiments.digits import DIGIT_MASKS, OUTPUT_STRIDE, pretrain, starts
@@ -187,7 +188,8 @@ def digits_task(options: CompareOptions, seed: int, device: torch.device, progre
     start = starts(classifier, train.classes, seed)
     recipe = best_training("tiny")
     config, *later = (
-        replace(stage, frozen_stride=0, flip=False) for stage in _stages(recipe.stages, options)
+        replace(stage, frozen_stride=0, augment=left_out(stage.augment, "flip"))
+        for stage in _stages(recipe.stages, options)
     )
     return Task(
         name="digits",

@@ -70,7 +70,7 @@ def beyond_config(options: DigitsOptions) -> TrainConfig:
         learning_rate=1e-2,
         max_steps=options.max_steps,
         frozen_stride=0,
-        flip=False,
+        augment="none",
         seed=options.seed,
     )
 

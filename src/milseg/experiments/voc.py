@@ -19,6 +19,7 @@ from milseg.inference.model_folder import ModelSpec
 from milseg.models.fcn import FCN
 from milseg.models.transfer import build_model
 from milseg.rules import find_rule
+from milseg.training.optimizer import find_schedule
 from milseg.training.table1_settings import table1_settings
 from milseg.utils.devices import pick_device
 
@@ -65,6 +66,7 @@ def make_experiment(options: VocOptions) -> Experiment:
             f"--rule {options.rule}: learns from masks; the oracle row does that already. Choose a rule of "
             "tags"
         )
+    find_schedule(options.schedule or "constant")
     train, val = _read(options)
     mil = overridden_by(trained.mil, options)
     oracle = overridden(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,19 +13,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from milseg.config import TrainConfig
-from milseg.data.bags import VOID, BagBatch
 from milseg.distributed import collectives
 from milseg.errors import UserError
 from milseg.models.fcn import FCN
 from milseg.rules.entry import RuleEntry
 
 
-class Kind(NamedTuple):
+class AspectGroup(NamedTuple):
     """The wide photos of a step, or the tall ones.
 
     Attributes:
-        rows: this process's, by their place in its batch.
-        height, width: pixels to which all of them are padded, in whatever process.
+        rows: this process's, by their number in its batch.
+        height, width: pixels to which all of them are padded, in every process.
     """
 
     rows: list[int]
@@ -33,38 +32,38 @@ class Kind(NamedTuple):
     width: int
 
 
-def kinds_of(sizes: torch.Tensor, *, together: bool) -> list[Kind]:
-    """A batch's wide and its tall photos apart, so that neither is padded to the other's sides.
-
-    Of wide and tall photos padded to one size about a quarter is padding. A kind has the same padding in every process,
-    as what lies beyond a photo's border reaches the network's places near it.
-
-    Args:
-        sizes: int64 [B, 2], each photo's own (height, width); this process's part of the batch.
-        together: all in one kind, where they must be seen at once.
-    """
+def aspect_rows(sizes: torch.Tensor, *, together: bool) -> list[list[int]]:
+    """The rows of the wide photos, and of the tall ones, of sizes int64 [B, 2] (height, width)."""
     tall = (sizes[:, 0] > sizes[:, 1]) & (not together)
-    parts = [(~tall).nonzero()[:, 0].tolist(), tall.nonzero()[:, 0].tolist()]
-    own = [sizes[rows].amax(dim=0).tolist() if rows else [0, 0] for rows in parts]
-    sides = collectives.highest([*own[0], *own[1]])
+    return [(~tall).nonzero()[:, 0].tolist(), tall.nonzero()[:, 0].tolist()]
+
+
+def aspect_sides(sizes: torch.Tensor, *, together: bool) -> list[int]:
+    """The greatest height and width of the wide photos, then of the tall ones: 4 numbers, 0 for an empty group."""
     return [
-        Kind(rows, height, width)
-        for rows, (height, width) in zip(parts, (sides[:2], sides[2:]), strict=True)
-        if rows
+        side
+        for rows in aspect_rows(sizes, together=together)
+        for side in (sizes[rows].amax(dim=0).tolist() if rows else (0, 0))
     ]
 
 
-def taken(batch: BagBatch, rows: list[int], height: int, width: int) -> BagBatch:
-    """Some bags of a batch, padded at the right and the bottom to so many pixels in place of the batch's own."""
-    down, right = height - batch.images.shape[-2], width - batch.images.shape[-1]
-    masks = None if batch.masks is None else F.pad(batch.masks[rows], (0, right, 0, down), value=VOID)
-    return BagBatch(
-        images=F.pad(batch.images[rows], (0, right, 0, down)),
-        sizes=batch.sizes[rows],
-        tags=batch.tags[rows],
-        masks=masks,
-        names=tuple(batch.names[row] for row in rows),
-    )
+def aspect_groups(sizes: torch.Tensor, sides: Sequence[int], *, together: bool) -> list[AspectGroup]:
+    """A batch's wide and its tall photos apart, so that neither is padded to the other's sides.
+
+    Of wide and tall photos padded to one size about a quarter is padding. A group has the same padding in every
+    process, as what lies beyond a photo's border reaches the score-map cells near it.
+
+    Args:
+        sizes: int64 [B, 2], each photo's own (height, width); this process's part of the batch.
+        sides: the highest of all processes' `aspect_sides`.
+        together: all in one group, as a rule or a layer must see them at once.
+    """
+    pairs = (sides[:2], sides[2:])
+    return [
+        AspectGroup(rows, int(height), int(width))
+        for rows, (height, width) in zip(aspect_rows(sizes, together=together), pairs, strict=True)
+        if rows
+    ]
 
 
 def pieces_of(rows: list[int], count: int) -> list[list[int]]:
@@ -108,19 +107,19 @@ def dropout_of(network: nn.Module, rows: list[int], count: int) -> Iterator[None
 
 
 def accumulated(
-    backward: Callable[[list[int], Kind], float],
+    backward: Callable[[list[int], AspectGroup], float],
     forget: Callable[[], None],
-    kinds: list[Kind],
+    groups: list[AspectGroup],
     pieces: int,
     *,
     divisible: bool,
 ) -> tuple[float, int]:
-    """The sum of `backward` over each kind's pieces; where memory is not enough, over twice as many, and again.
+    """The sum of `backward` over each group's pieces; where memory is not enough, over twice as many, and again.
 
     Args:
-        backward: adds the gradients of some rows of a kind and returns their loss.
+        backward: adds the gradients of some rows of a group and returns their loss.
         forget: takes back the gradients that were added so far.
-        pieces: into how many each kind is divided.
+        pieces: into how many each group is divided.
         divisible: whether pieces give what the whole does.
 
     Returns:
@@ -132,10 +131,10 @@ def accumulated(
     while True:
         try:
             return sum(
-                backward(rows, kind) for kind in kinds for rows in pieces_of(kind.rows, pieces)
+                backward(rows, group) for group in groups for rows in pieces_of(group.rows, pieces)
             ), pieces
         except torch.OutOfMemoryError:
-            length = max(len(kind.rows) for kind in kinds)
+            length = max(len(group.rows) for group in groups)
             if not divisible or pieces >= length:
                 what = (
                     "a photo" if divisible else f"a batch of {length} photos, which this rule sees together,"

@@ -16,11 +16,12 @@ import torch
 
 from milseg.config import EARLIER, ROUNDING_ONLY, TrainConfig, TrainOptions, overridden, seconds_of
 from milseg.data.bags import BagSet
+from milseg.data.transforms import added
 from milseg.distributed.collectives import is_main, slowest
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec
 from milseg.rules import find_rule
-from milseg.training.recipes import Recipe, find_recipe
+from milseg.training.recipes import SCALE, Recipe, find_recipe
 from milseg.training.time_estimate import duration, estimate_training, pseudo_label_steps
 from milseg.utils.yaml import parse_yaml
 
@@ -105,10 +106,12 @@ def _with_options(recipe: Recipe, options: TrainOptions, device: torch.device) -
     given = {
         field.name: getattr(options, field.name)
         for field in fields(TrainConfig)
-        if hasattr(options, field.name) and field.name not in ("max_steps", "flip")
+        if hasattr(options, field.name) and field.name != "max_steps"
     }
-    if options.flip:
-        given["flip"] = True
+    if not (options.optimizer or "sgd").startswith("sgd"):
+        given["standardize_features"] = (
+            False  # the steps of other optimizers do not depend on a feature's size
+        )
     if options.weights == "none" and options.frozen_stride is None:
         given["frozen_stride"] = 0  # a random start has nothing to keep
     if options.rounds is not None:
@@ -134,7 +137,7 @@ def _with_rounds(recipe: Recipe, rounds: int) -> Recipe:
             max_steps=max(1, first.max_steps // 2),
             mask_weight=model.mask_weight,
             rule_weight=model.rule_weight,
-            zoom=model.zoom,
+            augment=added(first.augment, SCALE),
         ),
     )
     return replace(recipe, stages=(first, *(later[min(i, len(later) - 1)] for i in range(rounds))))

@@ -73,12 +73,13 @@ POOLED = TrainConfig(
     warmup=20,
     max_gradient=10.0,
     frozen_stride=8,
-    flip=True,
+    augment="flip",
 )
 # The CRF's authors' settings but for the width in colour (13 there), which was tried on validation masks; at half the
 # photo's size, with half as many iterations, for speed.
 REFINE = "crf(iterations=5,scale=2,bilateral_sigma_rgb=8)"
 TTA_SCALES = (0.75, 1.0, 1.5)
+SCALE = "scale(most=1.5)"  # of the photos in rounds, whose masks say what a window shows
 RANDOM_WALK_STEPS = 2
 
 
@@ -113,7 +114,8 @@ def best_training(backbone: str) -> Recipe:
     docs/masks-worth-using.md has the figures of each step.
     """
     pooled = _pooled(backbone)
-    on_masks = replace(pooled, max_steps=500, mask_weight=1.0, rule_weight=0.5, zoom=1.5)
+    augment = f"flip,{SCALE}"
+    on_masks = replace(pooled, max_steps=500, mask_weight=1.0, rule_weight=0.5, augment=augment)
     stages = (replace(pooled, max_steps=800), on_masks, replace(on_masks, max_steps=300))
     return replace(fast_training(backbone), stages=stages)
 

@@ -24,6 +24,7 @@ from milseg.data.photo_statistics import read_photos, readable_bags
 from milseg.data.sources.open import open_source_of
 from milseg.data.split import hold_out
 from milseg.data.tag_statistics import names_without_background, tag_matrix, untrainable_reasons
+from milseg.data.transforms import find_transforms
 from milseg.distributed import preemption
 from milseg.distributed.collectives import (
     errors_on_all_ranks,
@@ -46,7 +47,9 @@ from milseg.models.fcn import FCN, evaluating
 from milseg.models.transfer import TransferReport, build_model
 from milseg.rules import find_rule
 from milseg.training.calibration import LEAST_RECALL, calibrated, drop_harmful_refinement, tag_recall
+from milseg.training.callbacks import Callback
 from milseg.training.model_card import model_card, training_words
+from milseg.training.optimizer import find_optimizer, find_schedule
 from milseg.training.plan import (
     Plan,
     make_plan,
@@ -108,6 +111,9 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
         if options.time_budget is not None:
             seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
         bags = open_source_of(options)
+        find_optimizer(options.optimizer or "sgd")
+        find_schedule(options.schedule or "constant")
+        find_transforms(options.augment or "none")
         if find_rule(options.rule or "max").supervision != "tags":
             raise UserError(
                 f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"
@@ -226,8 +232,8 @@ def _train(
     then, rounds that were asked for are not. Returns the stages that were trained, and what there is to say of the
     others.
     """
-    looker = ModelSelector(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
-    looker.advice = advice
+    selector = ModelSelector(plan, held if len(held) else train, bool(len(held)), model, out, resume=resume)
+    selector.advice = advice
     before = 0
     for number, config in enumerate(plan.recipe.stages):
         bags = train
@@ -266,7 +272,8 @@ def _train(
             device=device,
             resume=resume,
             progress=progress,
-            on_step=partial(looker.look, number, before, config),
+            callbacks=[selector],
+            validate=partial(selector.validate, number, before, config),
         )
         before += config.max_steps
     return plan.recipe.stages, []
@@ -276,8 +283,8 @@ def _stage_folder(out: Path, number: int) -> Path:
     return out / "rounds" / str(number) if number else out
 
 
-class ModelSelector:
-    """Every so often scores the held-out tags, keeps the best model, draws samples and curves."""
+class ModelSelector(Callback):
+    """Scores the held-out tags every so often, keeps the best model, draws samples and curves."""
 
     def __init__(
         self, plan: Plan, shown: BagSet, held_out: bool, model: FCN, out: Path, *, resume: bool
@@ -289,25 +296,29 @@ class ModelSelector:
         if is_main():
             (out / "samples").mkdir(exist_ok=True)
 
-    def look(self, stage: int, before: int, config: TrainConfig, step: int, loss: float) -> None:
-        """After step `step` (0-based) of a stage that began after `before` steps."""
-        last, now = step + 1 == config.max_steps, before + step + 1
-        if not is_main() or (not last and now % self.plan.every):
-            return
+    def validate(self, stage: int, before: int, config: TrainConfig, done: int) -> dict[str, Any] | None:
+        """The scores after `done` steps of a stage that began after `before` steps; None if none are due."""
+        now = before + done
+        if done != config.max_steps and now % self.plan.every:
+            return None
         # A run that was stopped after a selection comes by here a second time.
         self.rows[:] = [row for row in self.rows if row["step"] < now]
         with evaluating(self.model):
             scored = self.scored_on if self.held_out else self.shown
             found = score_tags(self.model, scored, longest_side=config.longest_side)
             _draw_samples(self.model, self.shown, self.plan, self.out / "samples" / f"step-{now:06d}.png")
-        warning = collapse(found, self.advice)
-        row = _selection_row(now, found, warning, stage=stage, held=self.held_out)
+        row = _selection_row(now, found, collapse(found, self.advice), stage=stage, held=self.held_out)
         row["kept"] = _better(row, self.rows)
+        return row
+
+    def on_validation(self, step: int, scores: Mapping[str, Any]) -> None:
+        """Keep the model if it is the best so far, and write down how it was scored."""
+        row = dict(scores)
         self.rows.append(row)
         if row["kept"]:
             save_model(self.out, self.model, self.plan.spec)
-        if warning:
-            print(f"\nmilseg: after {now} steps: {warning}", file=sys.stderr)
+        if row["warning"]:
+            print(f"\nmilseg: after {row['step']} steps: {row['warning']}", file=sys.stderr)
         write_json(self.out / "selection.json", self.rows)
         curves(_metrics(self.out, self.plan), self.out / "curves.png", title="training from tags")
 

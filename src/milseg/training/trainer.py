@@ -2,180 +2,59 @@
 
 Everything random in a step is keyed by the seed and the step number, so a run that was stopped goes on as if
 it had not been. Several processes share a step's bags (`milseg.distributed.collectives`); wide and tall photos go
-through the network apart, in pieces where memory asks for it (`milseg.training.grad_accumulation`); the sums are
+through the network apart, in pieces if memory is short (`milseg.training.grad_accumulation`); the sums are
 those of one process at once.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from milseg.config import TrainConfig
-from milseg.data.bags import BagBatch, BagSet, load_batch
-from milseg.data.image import denormalise
+from milseg.data.bags import BagSet
+from milseg.data.loader import BagBatch, Loader
 from milseg.data.sampler import epoch_order, mixed
 from milseg.distributed import collectives, preemption
 from milseg.errors import UserError
-from milseg.inference.score_map import upsample
 from milseg.models.fcn import FCN, freeze
-from milseg.refine.superpixels import superpixels
 from milseg.rules import find_rule
-from milseg.rules.choosing import Rule
 from milseg.rules.entry import RuleEntry
+from milseg.training.callbacks import Callback, MetricsFile, ProgressBar, StepFunction
 from milseg.training.checkpoint import load_state, save_state
 from milseg.training.feature_standardizer import PHOTOS, FeatureStandardizer
 from milseg.training.grad_accumulation import (
-    Kind,
+    AspectGroup,
     accumulated,
+    aspect_groups,
+    aspect_sides,
     dropout_of,
-    kinds_of,
     refuse_to_divide,
     sees_whole,
-    taken,
 )
-from milseg.training.schedule import batch_at, learning_rate_at, zooms_at
+from milseg.training.loss import photo_segments, scores_loss
+from milseg.training.optimizer import (
+    BIAS_RATE,
+    build_optimizer,
+    find_schedule,
+    learning_rate_at,
+    parameter_groups,
+    set_learning_rate,
+)
 from milseg.utils.devices import autocast, compiled, loss_scaler
 from milseg.utils.files import PathLike, as_path
+from milseg.utils.memory import MemoryBound
 
-BIAS_RATE = 2.0  # times the rate of weights (paper, "Experiments")
-
-
-def parameter_groups(model: FCN, config: TrainConfig) -> list[dict[str, Any]]:
-    """SGD's groups: weights with decay; biases at twice the rate without; the score layer at its own rate.
-
-    What has one dimension counts as a bias, a norm layer's scale too: the paper's network has none, and decay
-    would pull it towards a layer that passes nothing on.
-    """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            key = (parameter.ndim > 1, name.startswith("score_layer."))
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "factor": (1.0 if is_weight else BIAS_RATE) * (config.score_rate if is_score else 1.0),
-            "weight_decay": config.weight_decay if is_weight else 0.0,
-        }
-        for (is_weight, is_score), parameters in groups.items()
-    ]
-
-
-def batch_loss(
-    model: FCN, batch: BagBatch, entry: RuleEntry, config: TrainConfig, rule: Rule | None = None
-) -> torch.Tensor:
-    """The mean over the bags of the rule's loss, and of the cross entropy to the bags' masks where it has a weight."""
-    return scores_loss(model, model(batch.images), batch, entry, config, rule, count=len(batch.names))
-
-
-def scores_loss(
-    model: FCN,
-    scores: torch.Tensor,
-    batch: BagBatch,
-    entry: RuleEntry,
-    config: TrainConfig,
-    rule: Rule | None,
-    *,
-    count: int,
-) -> torch.Tensor:
-    """These bags' part of the mean over a batch of `count` bags."""
-    loss = config.rule_weight * (rule_loss(model, scores, batch, entry, rule).sum() / count)
-    if config.mask_weight:
-        loss = loss + config.mask_weight * (
-            rule_loss(model, scores, batch, find_rule("oracle")).sum() / count
-        )
-    return loss
-
-
-def rule_loss(
-    model: FCN, scores: torch.Tensor, batch: BagBatch, entry: RuleEntry, rule: Rule | None = None
-) -> torch.Tensor:
-    """The rule's loss of each bag, [B].
-
-    Rules that learn from masks see the scores interpolated to pixels, as a supervised FCN does; the others
-    see the coarse map.
-
-    Args:
-        rule: what `entry.build` gave, for rules that have parameters.
-
-    Raises:
-        UserError: one's own rule gives something else.
-    """
-    rule = rule or entry.rule
-    if entry.supervision == "masks":
-        height, width = batch.images.shape[-2:]
-        fine = upsample(scores.float(), (height, width), stride=model.stride, offset=model.offset)
-        rows = torch.arange(height, device=fine.device)[None, :, None] < batch.sizes[:, 0, None, None]
-        columns = torch.arange(width, device=fine.device)[None, None] < batch.sizes[:, 1, None, None]
-        loss = rule(fine, batch.tags, rows & columns, masks=batch.masks)
-    else:
-        valid = model.valid_mask(batch.sizes, (scores.shape[-2], scores.shape[-1]))
-        more = {"segments": batch_segments(model, batch, valid)} if entry.needs_segments else {}
-        loss = rule(scores, batch.tags, valid, **more)
-    if not isinstance(loss, torch.Tensor) or loss.shape != (len(batch.names),):
-        found = (
-            f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"type {type(loss).__name__}"
-        )
-        raise UserError(f"the rule gave a loss of {found}; expected one number a bag, ({len(batch.names)},)")
-    return loss
-
-
-def batch_segments(model: FCN, batch: BagBatch, valid: torch.Tensor) -> torch.Tensor:
-    """Superpixels of each photo of a batch on the score map, int64 [B, h, w]; -1 on padding."""
-    size = (valid.shape[1], valid.shape[2])
-    segments = torch.full(valid.shape, -1, dtype=torch.int64)
-    for number, (image, (height, width)) in enumerate(zip(batch.images, batch.sizes.tolist(), strict=True)):
-        here = model.map_size(height, width)
-        found = superpixels(
-            denormalise(image[:, :height, :width]), here, stride=model.stride, offset=model.offset
-        )
-        rows, columns = min(here[0], size[0]), min(here[1], size[1])
-        segments[number, :rows, :columns] = found[:rows, :columns]
-    return segments.to(valid.device).masked_fill(~valid, -1)
-
-
-def _batches(
-    bags: BagSet, config: TrainConfig, start: int, with_masks: bool, rows: slice
-) -> Iterator[BagBatch]:
-    """Bags `rows` of each batch from step `start` on; the next ones are read while the network works.
-
-    Raises:
-        UserError: a photo or mask cannot be read, in whichever process.
-    """
-
-    def read(step: int) -> BagBatch:
-        indices, flips = batch_at(step, len(bags), config, bags.groups)
-        bags.fetch_ahead(seed=config.seed, position=step * config.batch_size)
-        return load_batch(
-            bags,
-            indices[rows],
-            longest_side=config.longest_side,
-            with_masks=with_masks,
-            flips=flips[rows],
-            zooms=zooms_at(step, config)[rows] if with_masks else None,
-        )
-
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(read, start) if start < config.max_steps else None
-        for step in range(start, config.max_steps):
-            assert ahead is not None
-            with collectives.errors_on_all_ranks():
-                batch = ahead.result()
-            ahead = reader.submit(read, step + 1) if step + 1 < config.max_steps else None
-            yield batch
+Validate = Callable[[int], Mapping[str, Any] | None]
 
 
 def fit(
@@ -184,207 +63,402 @@ def fit(
     config: TrainConfig,
     *,
     rule: RuleEntry | None = None,
+    transform: Callable[..., Any] | None = None,
     out: PathLike | None = None,
     device: torch.device | str | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[int, float], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+    validate: Validate | None = None,
 ) -> list[dict[str, float]]:
-    """Train `model` in place by SGD, in this process or in all of torch.distributed's default group.
+    """Train `model` in place, in this process or in all of torch.distributed's default group.
 
     Args:
         model: on any device; moved to `device`.
         bags: the training set, the same in every process. Masks are read only if the rule learns from masks.
-        rule: in place of `config.rule`, for one's own function from Python.
+        rule: in place of `config.rule`, for a function of your own from Python.
+        transform: a transform of torchvision (v2), applied to photos and masks after `config.augment`.
         out: folder for `metrics.jsonl` and `checkpoint.safetensors`, which the first process writes and all read;
             None writes nothing.
-        resume: go on from the checkpoint in `out`, where there is one.
+        resume: go on from the checkpoint in `out`, if there is one.
         on_step: called after each step with its number and loss, in every process.
+        callbacks: told of each step, validation and checkpoint; see `milseg.training.callbacks`.
+        validate: called in the first process after each step, with how many steps are done. It returns scores, which
+            the callbacks are told, or None if no validation is due.
 
     Returns:
         One record a step: step, loss, learning_rate, images_per_second, seconds. In other processes than the first a
         run that goes on has the records of the new steps alone.
 
     Raises:
-        UserError: no bags; unknown rule; masks missing for a rule that needs them; a loss that is not finite; a batch
-            that cannot be divided as it is asked for.
+        UserError: no bags; unknown rule, optimizer, schedule or augmentation; masks missing for a rule that needs
+            them; a loss that is not finite; a batch that cannot be divided as it is asked for.
         Stopped: a signal asked for it (`milseg.distributed.preemption`); the checkpoint in `out` holds every step
-        that was done.
+            that was done.
     """
-    entry = rule or find_rule(config.rule)
-    if not len(bags):
-        raise UserError(f"{bags.name}: no photos to train on")
-    device = torch.device(device or "cpu")
-    out = None if out is None else as_path(out)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.train()
-    if not config.dropout:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.eval()
-    refuse_to_divide(model, entry, config)
-    freeze(model, config.frozen_stride)
-    rule_built = entry.build(len(bags.classes))
-    groups = parameter_groups(model, config)
-    learned = rule_built.to(device).train() if isinstance(rule_built, nn.Module) else None
-    if learned is not None:
-        groups.append(
-            {
-                "params": list(learned.parameters()),
-                "factor": config.score_rate,
-                "weight_decay": config.weight_decay,
-            }
-        )
-    standard = None
-    if config.standardize_features:
-        standard = FeatureStandardizer(model.score_layer.in_channels, bias_rate=BIAS_RATE).to(device)
-    beside = {
-        name: module for name, module in (("rule", learned), ("standard", standard)) if module is not None
-    }
-    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
-    optimiser = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
-    scaler = loss_scaler(config.precision, device)
+    told = [*callbacks, *([StepFunction(on_step)] if on_step else [])]
+    if progress:
+        name = config.rule if rule is None else rule.about or "own rule"
+        told.insert(0, ProgressBar(name, config.max_steps))
+    trainer = Trainer(
+        model,
+        bags,
+        config,
+        entry=rule or find_rule(config.rule),
+        transform=transform,
+        out=None if out is None else as_path(out),
+        device=torch.device(device or "cpu"),
+        callbacks=told,
+        validate=validate,
+    )
+    return trainer.run(resume=resume)
 
-    with_masks = entry.supervision == "masks" or config.mask_weight > 0
-    history: list[dict[str, float]] = []
-    start = 0
-    is_main = collectives.is_main()
-    if out is not None:
-        checkpoint = out / "checkpoint.safetensors"
+
+class Peers(NamedTuple):
+    """What the processes told each other in a step's one exchange.
+
+    Attributes:
+        loss: the sum of their parts.
+        failed: whether one of them met a mistake since the exchange before.
+        stop: whether a signal asked one of them to stop.
+        unreadable: whether one of them could not read its part of the next batch.
+        sides: the next batch's sides, as `aspect_groups` takes them.
+    """
+
+    loss: float
+    failed: bool
+    stop: bool
+    unreadable: bool
+    sides: list[int]
+
+
+class Trainer:
+    """A training run; `fit` is the public way to one.
+
+    A step is: `forward_backward` over the batch's aspect groups and their pieces (`micro_step`), one exchange with the
+    other processes, `update`, `after_step`.
+    """
+
+    def __init__(
+        self,
+        model: FCN,
+        bags: BagSet,
+        config: TrainConfig,
+        *,
+        entry: RuleEntry,
+        transform: Callable[..., Any] | None,
+        out: Path | None,
+        device: torch.device,
+        callbacks: Sequence[Callback],
+        validate: Validate | None,
+    ) -> None:
+        if not len(bags):
+            raise UserError(f"{bags.name}: no photos to train on")
+        self.model, self.bags, self.config, self.entry = model, bags, config, entry
+        self.transform, self.out, self.device, self.validate = transform, out, device, validate
+        self.is_main = collectives.is_main()
+        self.metrics = MetricsFile(out / "metrics.jsonl" if out is not None and self.is_main else None)
+        self.callbacks: list[Callback] = [self.metrics, *callbacks]
+        self.mistake: UserError | None = None  # met since the last exchange, to be told in the next
+        self.memory = MemoryBound()
+
+    def run(self, *, resume: bool) -> list[dict[str, float]]:
+        """Train to the end, or to a signal's stop; returns one record a step."""
+        self.prepare()
+        start = self.restore() if self._claim_folder(resume=resume) else 0
+        self._start_alike(start)
+        self.metrics.on_start(start)
+        self.began = time.monotonic() - (self.metrics.history[-1]["seconds"] if self.metrics.history else 0.0)
+        for callback in self.callbacks[1:]:
+            callback.on_start(start)
+        try:
+            with preemption.deferred():
+                self._train(start)
+        finally:
+            for callback in self.callbacks:
+                callback.on_end()
+        self.model.requires_grad_(True).eval()
+        return self.metrics.history
+
+    # before the first step
+
+    def prepare(self) -> None:
+        """The network on its device, the rule, the optimizer and the loader."""
+        model, config, entry = self.model, self.config, self.entry
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.train()
+        if not config.dropout:
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.eval()
+        refuse_to_divide(model, entry, config)
+        find_schedule(config.schedule)  # a mistake in its name is told before the first step
+        freeze(model, config.frozen_stride)
+        self.network = compiled(model) if config.compile else model
+        self.pieces, self.together = config.accumulate, sees_whole(model, entry)
+        self.rule = entry.build(len(self.bags.classes))
+        self._prepare_optimizer()
+        self._prepare_loader()
+
+    def _prepare_optimizer(self) -> None:
+        config = self.config
+        groups = parameter_groups(self.model, config)
+        self.learned = self.rule.to(self.device).train() if isinstance(self.rule, nn.Module) else None
+        if self.learned is not None:
+            decay, rate = config.weight_decay, config.score_rate
+            parameters = list(self.learned.parameters())
+            groups.append({"params": parameters, "factor": rate, "weight_decay": decay})
+        self.standardizer = None
+        if config.standardize_features:
+            features = self.model.score_layer.in_channels
+            self.standardizer = FeatureStandardizer(features, bias_rate=BIAS_RATE).to(self.device)
+        self.optimizer = build_optimizer(groups, config)
+        self.parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self.scaler = loss_scaler(config.precision, self.device)
+
+    def _prepare_loader(self) -> None:
+        """A rule that looks across bags needs all of them in every process, whose network sees its own part."""
+        count, entry = self.config.batch_size, self.entry
+        self.own = collectives.rank_slice(count)
+        read, self.rows = slice(0, count), self.own
+        if not entry.sees_batch:
+            read, self.rows = self.own, slice(0, self.own.stop - self.own.start)
+        self.loader = Loader(
+            self.bags,
+            self.config,
+            rows=read,
+            with_masks=entry.supervision == "masks" or self.config.mask_weight > 0,
+            segment=partial(photo_segments, self.model) if entry.needs_segments else None,
+            transform=self.transform,
+        )
+
+    def _claim_folder(self, *, resume: bool) -> bool:
+        """Make the folder; whether there is a checkpoint to go on from."""
+        if self.out is None:
+            return False
         with collectives.errors_on_all_ranks():
-            if is_main:
-                out.mkdir(parents=True, exist_ok=True)
+            if self.is_main:
+                self.out.mkdir(parents=True, exist_ok=True)
                 if not resume:
                     # One left by an earlier run must not be what a later resume goes on from.
-                    checkpoint.unlink(missing_ok=True)
+                    self.checkpoint.unlink(missing_ok=True)
+        return resume and self.checkpoint.exists()
+
+    @property
+    def checkpoint(self) -> Path:
+        assert self.out is not None
+        return self.out / "checkpoint.safetensors"
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """What the run has besides its network, by name."""
+        modules = {"rule": self.learned, "standard": self.standardizer}
+        return {name: module for name, module in modules.items() if module is not None}
+
+    def restore(self) -> int:
+        """Read the checkpoint; returns the step to go on at."""
         with collectives.errors_on_all_ranks():
-            if resume and checkpoint.exists():
-                start = load_state(
-                    checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
-                )
-        if is_main:
-            history = _read_metrics(out / "metrics.jsonl", before=start) if start else []
-            _write_metrics(out / "metrics.jsonl", history)
-        save = partial(
-            save_state, checkpoint, model, optimiser, config=asdict(config), beside=beside, scaler=scaler
-        )
-    if standard is not None and not start:
-        with collectives.errors_on_all_ranks():
-            if is_main:
-                order = epoch_order(len(bags), seed=config.seed, epoch=0, groups=bags.groups)
-                shown = bags.take(order[:PHOTOS]).bags
-                standard.measure(model, shown, longest_side=config.longest_side)
-    collectives.same_start(
-        tensor for part in (model, *beside.values()) for tensor in part.state_dict().values()
-    )
+            return load_state(
+                self.checkpoint,
+                self.model,
+                self.optimizer,
+                config=asdict(self.config),
+                beside=self.beside,
+                scaler=self.scaler,
+            )
 
-    # Where a rule looks across bags each process reads them all, and its network sees its own.
-    own = collectives.rank_slice(config.batch_size)
-    read, rows = (
-        (slice(0, config.batch_size), own) if entry.sees_batch else (own, slice(0, own.stop - own.start))
-    )
-    pieces, whole = config.accumulate, sees_whole(model, entry)
-    network = compiled(model) if config.compile else model
-
-    began, earlier = time.monotonic(), history[-1]["seconds"] if history else 0.0
-    bar = tqdm(
-        total=config.max_steps, initial=start, desc=f"train {entry_name(config, rule)}", disable=not progress
-    )
-    with bar, preemption.deferred():
-        for step, batch in enumerate(_batches(bags, config, start, with_masks, read), start):
-            tick = time.monotonic()
-            rate = learning_rate_at(step, config)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * group["factor"]
-            kinds = kinds_of(batch.sizes[rows], together=whole)
-
-            def backward(piece: list[int], kind: Kind, step: int = step, batch: BagBatch = batch) -> float:
-                """Add up the gradients of some of this process's bags; returns their part of the loss."""
-                torch.manual_seed(mixed(config.seed, 2, step))
-                some = taken(batch, [rows.start + row for row in piece], kind.height, kind.width).to(device)
-                seen = [own.start + row for row in piece]
-                with dropout_of(model, seen, config.batch_size), autocast(config.precision, device):
-                    scores = network(some.images)
-                scores = scores.float()
-                if entry.sees_batch:
-                    scores = collectives.all_gather_rows(scores, config.batch_size)
-                    some = taken(batch, list(range(config.batch_size)), kind.height, kind.width).to(device)
-                loss = scores_loss(model, scores, some, entry, config, rule_built, count=config.batch_size)
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                return float(loss.detach())
-
-            optimiser.zero_grad(set_to_none=True)
-            # Such a rule exchanges scores in here, so that a mistake of one process cannot be told to the others.
-            with nullcontext() if entry.sees_batch else collectives.errors_on_all_ranks():
-                value, pieces = accumulated(backward, optimiser.zero_grad, kinds, pieces, divisible=not whole)
-            value = collectives.total(value)
-            if entry.sees_batch:
-                # Every process has found the loss of all bags, and the whole gradient of a learned rule.
-                value /= collectives.size()
-                if learned is not None and not is_main:
-                    learned.zero_grad(set_to_none=False)
-            if not math.isfinite(value):
-                raise collectives.SharedError(
-                    f"the loss became {value} in step {step}; the last checkpoint is kept. Lower the "
-                    f"learning rate (it was {rate:g})"
-                )
-            collectives.sum_gradients(parameters)
-            if standard is not None:
-                standard.inward(model.score_layer)
-            if config.max_gradient is not None:
-                scaler.unscale_(optimiser)
-                nn.utils.clip_grad_norm_(parameters, config.max_gradient)
-            if standard is not None:
-                standard.outward(model.score_layer)
-            scaler.step(optimiser)
-            scaler.update()
-            now = time.monotonic()
-            record = {
-                "step": step,
-                "loss": value,
-                "learning_rate": rate,
-                "images_per_second": round(config.batch_size / max(now - tick, 1e-9), 3),
-                "seconds": round(earlier + now - began, 3),
-            }
-            history.append(record)
-            bar.update()
-            bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-            done = step + 1
+    def _start_alike(self, start: int) -> None:
+        """Measure the features of a new run, and take over the first process's weights."""
+        if self.standardizer is not None and not start:
             with collectives.errors_on_all_ranks():
-                if out is not None and is_main:
-                    with open(out / "metrics.jsonl", "a", encoding="utf-8") as file:
-                        file.write(json.dumps(record) + "\n")
-                # Before the checkpoint: a run that is killed in between comes by here again, and skips nothing.
-                if on_step is not None:
-                    on_step(step, value)
-                due = done % config.checkpoint_every == 0 and done < config.max_steps
-                if out is not None and is_main and due:
-                    save(done)
-            stopped = collectives.any_of(preemption.asked())
-            with collectives.errors_on_all_ranks():
-                if out is not None and is_main and (stopped or done == config.max_steps):
-                    save(done)
-            if stopped:
-                raise preemption.stopped_after(done, config.max_steps, None if out is None else checkpoint)
-    model.requires_grad_(True).eval()
-    return history
+                if self.is_main:
+                    bags, config = self.bags, self.config
+                    order = epoch_order(len(bags), seed=config.seed, epoch=0, groups=bags.groups)
+                    shown = bags.take(order[:PHOTOS]).bags
+                    self.standardizer.measure(self.model, shown, longest_side=config.longest_side)
+        parts = (self.model, *self.beside.values())
+        collectives.same_start(tensor for part in parts for tensor in part.state_dict().values())
 
+    # step by step
 
-def entry_name(config: TrainConfig, rule: RuleEntry | None) -> str:
-    return config.rule if rule is None else rule.about or "own rule"
+    def _train(self, start: int) -> None:
+        with closing(self.loader.batches(start)) as batches:
+            batch = next(batches, None)
+            peers = self._exchange(0.0, batch)
+            for step in range(start, self.config.max_steps):
+                batch, peers = self.train_step(step, self._readable(batch, peers), peers, batches)
+                self.memory.after_step()
+        if self.config.max_steps > start:
+            self._finish(self.config.max_steps, stopped=preemption.asked())
 
+    def train_step(
+        self, step: int, batch: BagBatch, peers: Peers, batches: Iterator[BagBatch | Exception]
+    ) -> tuple[BagBatch | Exception | None, Peers]:
+        """One update of the weights; returns the batch after this one, and what the processes said of it."""
+        began = time.monotonic()
+        rate = learning_rate_at(step, self.config)
+        set_learning_rate(self.optimizer, rate)
+        loss = self.forward_backward(step, batch, peers.sides)
+        upcoming = next(batches, None)
+        peers = self._exchange(loss, upcoming)
+        if peers.stop and collectives.size() > 1:  # without this step, whose update is left out
+            self._finish(step, stopped=True)
+        if not math.isfinite(peers.loss):
+            raise collectives.SharedError(
+                f"the loss became {peers.loss} in step {step}; the last checkpoint is kept. Lower the "
+                f"learning rate (it was {rate:g})"
+            )
+        self.update()
+        self.after_step(step, peers.loss, rate, time.monotonic() - began)
+        return upcoming, peers
 
-def _read_metrics(path: Path, *, before: int) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    def forward_backward(self, step: int, batch: BagBatch, sides: Sequence[int]) -> float:
+        """The gradients of this process's bags; returns their part of the loss."""
+        groups = aspect_groups(batch.sizes[self.rows], sides, together=self.together)
+        self.optimizer.zero_grad(set_to_none=True)
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break  # the last line of a killed run may be cut short
-    return [record for record in records if record["step"] < before]
+            loss, self.pieces = accumulated(
+                partial(self.micro_step, step, batch),
+                self.optimizer.zero_grad,
+                groups,
+                self.pieces,
+                divisible=not self.together,
+            )
+        except UserError as error:
+            # A rule that looks across bags exchanges scores in a micro step: the others cannot be told.
+            if collectives.size() == 1 or self.entry.sees_batch:
+                raise
+            self.mistake = error
+            return 0.0
+        if self.entry.sees_batch:
+            # Every process has found the loss of all bags, and the whole gradient of a learned rule.
+            loss /= collectives.size()
+            if self.learned is not None and not self.is_main:
+                self.learned.zero_grad(set_to_none=False)
+        return loss
 
+    def micro_step(self, step: int, batch: BagBatch, piece: list[int], group: AspectGroup) -> float:
+        """Add up the gradients of some of this process's bags; returns their part of the loss."""
+        config, count = self.config, self.config.batch_size
+        torch.manual_seed(mixed(config.seed, 2, step))
+        part = batch.take([self.rows.start + row for row in piece], group.height, group.width).to(self.device)
+        numbers = [self.own.start + row for row in piece]
+        with dropout_of(self.model, numbers, count), autocast(config.precision, self.device):
+            scores = self.network(part.images)
+        scores = scores.float()
+        if self.entry.sees_batch:
+            scores = collectives.all_gather_rows(scores, count)
+            part = batch.take(range(count), group.height, group.width).to(self.device)
+        loss = scores_loss(self.model, scores, part, self.entry, config, self.rule, count=count)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
-def _write_metrics(path: Path, history: list[dict[str, float]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    def update(self) -> None:
+        """Sum the gradients over the processes, and step."""
+        collectives.sum_gradients(self.parameters)
+        if self.standardizer is not None:
+            self.standardizer.inward(self.model.score_layer)
+        if self.config.max_gradient is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.config.max_gradient)
+        if self.standardizer is not None:
+            self.standardizer.outward(self.model.score_layer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def after_step(self, step: int, loss: float, rate: float, seconds: float) -> None:
+        """Tell the callbacks, validate, and write the checkpoint that is due."""
+        record = {
+            "step": step,
+            "loss": loss,
+            "learning_rate": rate,
+            "images_per_second": round(self.config.batch_size / max(seconds, 1e-9), 3),
+            "seconds": round(time.monotonic() - self.began, 3),
+        }
+        done = step + 1
+        with self._noted():
+            for callback in self.callbacks:
+                callback.on_step(record)
+            # Before the checkpoint: a run that is killed in between validates again, and skips nothing.
+            if self.validate is not None and self.is_main and (scores := self.validate(done)) is not None:
+                for callback in self.callbacks:
+                    callback.on_validation(done, scores)
+            if done % self.config.checkpoint_every == 0 and done < self.config.max_steps:
+                self._save(done)
+        if preemption.asked() and collectives.size() == 1 and done < self.config.max_steps:
+            self._finish(done, stopped=True)
+
+    def _save(self, done: int) -> None:
+        if self.out is None or not self.is_main:
+            return
+        save_state(
+            self.checkpoint,
+            self.model,
+            self.optimizer,
+            done,
+            config=asdict(self.config),
+            beside=self.beside,
+            scaler=self.scaler,
+        )
+        for callback in self.callbacks:
+            callback.on_checkpoint(done, self.checkpoint)
+
+    def _finish(self, done: int, *, stopped: bool) -> None:
+        """The last checkpoint of this call.
+
+        Raises:
+            Stopped: a signal asked for it.
+        """
+        if self.mistake is not None or collectives.size() > 1:
+            with collectives.errors_on_all_ranks():
+                if self.mistake is not None:
+                    raise self.mistake
+        with collectives.errors_on_all_ranks():
+            self._save(done)
+        if collectives.any_of(stopped):
+            checkpoint = None if self.out is None else self.checkpoint
+            raise preemption.stopped_after(done, self.config.max_steps, checkpoint)
+
+    # between processes
+
+    def _exchange(self, loss: float, upcoming: BagBatch | Exception | None) -> Peers:
+        """The one exchange of a step; raises the mistake that a process met since the last.
+
+        Args:
+            loss: this process's part.
+            upcoming: the next batch, whose sides all processes must know; None after the last.
+        """
+        sides = [0, 0, 0, 0]
+        if isinstance(upcoming, BagBatch):
+            sides = aspect_sides(upcoming.sizes[self.rows], together=self.together)
+        unreadable = isinstance(upcoming, UserError)
+        own = [loss, self.mistake is not None, preemption.asked(), unreadable, *sides]
+        losses, failed, stop, unread, *all_sides = zip(*collectives.all_gather_vector(own), strict=True)
+        if any(failed):
+            collectives.raise_on_all_ranks(self.mistake)
+        highest = [int(max(side)) for side in all_sides]
+        return Peers(sum(losses), any(failed), any(stop), any(unread), highest)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """A mistake that this process alone meets in the block is told to the others in the next exchange."""
+        try:
+            yield
+        except UserError as error:
+            if collectives.size() == 1:
+                raise
+            self.mistake = error
+
+    def _readable(self, batch: BagBatch | Exception | None, peers: Peers) -> BagBatch:
+        """The batch, if every process could read its part.
+
+        Raises:
+            UserError: the first process's reason.
+        """
+        if peers.unreadable:
+            collectives.raise_on_all_ranks(batch if isinstance(batch, UserError) else None)
+        if isinstance(batch, Exception):
+            raise batch
+        assert batch is not None
+        return batch

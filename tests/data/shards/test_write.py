@@ -194,7 +194,7 @@ def test_from_a_manifest_that_is_elsewhere(photos: Path, tmp_path: Path) -> None
 
 def test_training_learns_the_same_from_shards(photos: Path, tmp_path: Path) -> None:
     made(photos, tmp_path / "out")
-    config = TrainConfig(max_steps=4, batch_size=3, learning_rate=1e-2, flip=True)
+    config = TrainConfig(max_steps=4, batch_size=3, learning_rate=1e-2, augment="flip")
     found = []
     for source in (photos, tmp_path / "out"):
         bags = open_source(source)

@@ -13,6 +13,7 @@ import milseg.data.bags
 import milseg.data.image
 import milseg.data.sources.voc
 from milseg.data.bags import ABSENT, PRESENT, UNKNOWN, VOID, load_mask
+from milseg.data.loader import load_batch
 from milseg.data.sources.voc import VOC_CLASSES, mask_classes, read_annotation, read_voc
 from milseg.data.sources.voc_layout import year_folders
 from milseg.data.sources.voc_sets import PAIRS, SETS, default_pair, require_disjoint
@@ -382,7 +383,7 @@ class TestRealPhotos:
 
     def test_masks_have_their_photos_size(self) -> None:
         val = self.read("val", *ANIMALS)
-        batch = milseg.data.bags.load_batch(val, range(6), with_masks=True)
+        batch = load_batch(val, range(6), with_masks=True)
         assert batch.masks is not None
         assert set(batch.masks.unique().tolist()) <= {*range(7), 255}
         assert batch.images.shape[0] == 6
