@@ -30,7 +30,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from milseg.config import InferenceConfig, TrainConfig
-from milseg.data.bags import Bag, BagSet, load_batch
+from milseg.data.bags import Bag, BagSet
+from milseg.data.loader import load_batch
 from milseg.inference.model_folder import ModelSpec, save_model
 from milseg.inference.segmenter import load
 from milseg.models.backbones import build_fcn

@@ -8,7 +8,8 @@ from milseg.config import TrainConfig
 from milseg.data.bags import ABSENT, PRESENT, UNKNOWN, Bag, BagSet
 from milseg.data.image import UInt8
 from milseg.data.loader import BagBatch, Loader
-from milseg.data.transforms import TRANSFORMS, Sample, apply, find_transforms, scale_crop
+from milseg.data.transform_table import TRANSFORMS
+from milseg.data.transforms import Sample, apply, find_transforms, scale_crop
 from milseg.errors import UserError
 
 

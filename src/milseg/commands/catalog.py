@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from milseg.annotations import FORMATS
-from milseg.config import EXPORT_SUFFIXES, PRECISIONS, READINGS, SCHEDULES, ListOptions
+from milseg.config import EXPORT_SUFFIXES, PRECISIONS, READINGS, ListOptions
 from milseg.config.values import Choice
 from milseg.data.source_table import SOURCES
+from milseg.data.transform_table import TRANSFORMS
 from milseg.models.backbone_table import BACKBONES
 from milseg.refine import REFINERS
 from milseg.rules import RULES
+from milseg.training.optimizer import OPTIMIZERS, SCHEDULES
 from milseg.training.recipes import RECIPES
 
 # option -> the names it takes, which the command line checks before anything is read
@@ -28,7 +30,9 @@ CHOICES: dict[str, Choice] = {
     "precision": Choice(
         kind="precision", names=PRECISIONS, meant={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     ),
-    "schedule": Choice(kind="schedule", names=SCHEDULES),
+    "optimizer": Choice(kind="optimizer", names=OPTIMIZERS, calls=True),
+    "schedule": Choice(kind="schedule", names=SCHEDULES, calls=True),
+    "augment": Choice(kind="augmentation", names=("none", *TRANSFORMS), calls=True),
     "reading": Choice(kind="reading", names=READINGS),
     "tags_are": Choice(kind="word for tags", names=("complete", "partial")),
     "vgg_padding": Choice(kind="VGG padding", names=("same", "pad100")),
@@ -55,6 +59,9 @@ def listing() -> str:
         "recipes (--recipe)": RECIPES,
         "rules (--rule)": RULES,
         "refiners (--refine)": REFINERS,
+        "optimizers (--optimizer)": OPTIMIZERS,
+        "learning rate schedules (--schedule)": SCHEDULES,
+        "augmentations (--augment)": TRANSFORMS,
         "sources (found by looking; --kind)": SOURCES,
         "formats (--format)": FORMATS,
     }

@@ -1,4 +1,6 @@
-"""Augmentations of training photos: one function and one row each, with masks and points transformed alike.
+"""Augmentations of training photos, with masks and points transformed alike: one function each.
+
+Each has a row in `milseg.data.transform_table`.
 
 Typed as `flip,scale(most=1.5),jitter`; they run in the order of the table, whatever the order they are typed in. Each
 draws from its own stream of random numbers, keyed by the seed and the photo's position in the run, so that a step can
@@ -19,8 +21,10 @@ from numpy.typing import NDArray
 from milseg.data.bags import BACKGROUND, PRESENT, UNKNOWN
 from milseg.data.image import UInt8, resize_mask, resize_photo
 from milseg.data.sampler import generator
+from milseg.data.transform_table import NONE, TRANSFORMS
 from milseg.errors import UserError, unknown_name
 from milseg.utils.call_syntax import check_settings, parse_call, split_calls
+from milseg.utils.registry import load_object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ def scale_crop(sample: Sample, factor: float, down: float = 0.5, across: float =
 # name by name
 
 
-def _scale(sample: Sample, random: torch.Generator, *, most: float = 1.5) -> Sample:
+def scale(sample: Sample, random: torch.Generator, *, most: float = 1.5) -> Sample:
     """At a random size, 1/most to most times its own; sizes are as likely by factors.
 
     Without a mask nobody knows what a window shows of the photo's tags, so the photo is then only made smaller.
@@ -111,7 +115,7 @@ def _scale(sample: Sample, random: torch.Generator, *, most: float = 1.5) -> Sam
     return scale_crop(sample, factor if sample.mask is not None else min(1.0, factor), down, across)
 
 
-def _flip(sample: Sample, random: torch.Generator) -> Sample:
+def flip(sample: Sample, random: torch.Generator) -> Sample:
     """Mirror half of the photos left to right."""
     sample = sample.resized()
     if not bool(torch.randint(0, 2, (), generator=random)):
@@ -123,7 +127,7 @@ def _flip(sample: Sample, random: torch.Generator) -> Sample:
     return replace(sample, photo=sample.photo[:, ::-1], mask=mask, points=points)
 
 
-def _jitter(
+def jitter(
     sample: Sample,
     random: torch.Generator,
     *,
@@ -151,7 +155,7 @@ def _jitter(
     return _pixels_changed(sample, change)
 
 
-def _grey(sample: Sample, random: torch.Generator, *, probability: float = 0.1) -> Sample:
+def grey(sample: Sample, random: torch.Generator, *, probability: float = 0.1) -> Sample:
     """Take the colours away from some photos."""
     from torchvision.transforms.v2 import functional
 
@@ -160,7 +164,7 @@ def _grey(sample: Sample, random: torch.Generator, *, probability: float = 0.1) 
     return _pixels_changed(sample, partial(functional.rgb_to_grayscale, num_output_channels=3))
 
 
-def _blur(sample: Sample, random: torch.Generator, *, probability: float = 0.1, most: float = 1.5) -> Sample:
+def blur(sample: Sample, random: torch.Generator, *, probability: float = 0.1, most: float = 1.5) -> Sample:
     """Blur some photos, by a Gaussian of at most `most` pixels' deviation."""
     from torchvision.transforms.v2 import functional
 
@@ -181,34 +185,6 @@ def _pixels_changed(sample: Sample, change: Callable[[torch.Tensor], torch.Tenso
     return replace(sample, photo=np.asarray(change(pixels).permute(1, 2, 0).contiguous().numpy()))
 
 
-class Row(NamedTuple):
-    """An augmentation.
-
-    Attributes:
-        function: (sample, generator, *, options) -> sample.
-        stream: of its random numbers, its own.
-        ranges: the lowest and highest value of each option.
-    """
-
-    function: Callable[..., Sample]
-    stream: int
-    ranges: dict[str, tuple[float, float]]
-
-
-TRANSFORMS: dict[str, Row] = {
-    "scale": Row(_scale, 4, {"most": (1.0, 4.0)}),
-    "flip": Row(_flip, 1, {}),
-    "jitter": Row(
-        _jitter,
-        5,
-        {"brightness": (0.0, 1.0), "contrast": (0.0, 1.0), "saturation": (0.0, 1.0), "hue": (0.0, 0.5)},
-    ),
-    "grey": Row(_grey, 6, {"probability": (0.0, 1.0)}),
-    "blur": Row(_blur, 7, {"probability": (0.0, 1.0), "most": (0.1, 10.0)}),
-}
-NONE = "none"
-
-
 class Transform(NamedTuple):
     """An augmentation with its options set."""
 
@@ -218,7 +194,9 @@ class Transform(NamedTuple):
     def __call__(self, sample: Sample, *, seed: int, position: int) -> Sample:
         """The sample that lies at `position` in the run of that seed, transformed."""
         row = TRANSFORMS[self.name]
-        return row.function(sample, generator(seed, position, stream=row.stream), **self.options)
+        drawn = generator(seed, position, stream=row.stream)
+        transformed: Sample = load_object(row.where)(sample, drawn, **self.options)
+        return transformed
 
 
 def find_transforms(text: str) -> tuple[Transform, ...]:
@@ -238,9 +216,9 @@ def find_transforms(text: str) -> tuple[Transform, ...]:
         if name in chosen:
             raise UserError(f"augmentation {name} is given twice; expected each once, in {text!r}")
         row = TRANSFORMS[name]
-        options = check_settings("augmentation", name, settings, row.function)
+        options = check_settings("augmentation", name, settings, load_object(row.where))
         for option, value in options.items():
-            low, high = row.ranges[option]
+            low, high = row.limits[option]
             if not low <= value <= high:
                 raise UserError(f"augmentation {name}: {option} is {value}; expected {low:g} to {high:g}")
         chosen[name] = Transform(name, options)

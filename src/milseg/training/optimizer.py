@@ -6,35 +6,56 @@ Each name may have options in parentheses, as in `sgd(nesterov=true)` or `polyno
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from milseg.config import TrainConfig
-from milseg.errors import unknown_name
-from milseg.models.fcn import FCN
+from milseg.errors import UserError, unknown_name
 from milseg.utils.call_syntax import check_settings, parse_call
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from milseg.models.fcn import FCN
 
 BIAS_RATE = 2.0  # times the rate of weights (paper, "Experiments")
 
 Groups = list[dict[str, Any]]
-OptimizerBuilder = Callable[..., torch.optim.Optimizer]  # (groups, config, *, options)
-Schedule = Callable[..., float]  # (progress, *, options)
-Row = TypeVar("Row", bound=Callable[..., Any])
+
+
+class Row(NamedTuple):
+    """An optimizer or a schedule.
+
+    Attributes:
+        function: (groups, config, *, options) -> optimizer; or (progress, *, options) -> factor of the learning rate.
+        about: one line for listings.
+        limits: the lowest and highest value of an option.
+    """
+
+    function: Callable[..., Any]
+    about: str
+    limits: Mapping[str, tuple[float, float]] = {}
 
 
 def _sgd(groups: Groups, config: TrainConfig, *, nesterov: bool = False) -> torch.optim.Optimizer:
+    import torch  # here, so that `milseg list` reads the table without it
+
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
 
 
-def _adam_family(kind: type[torch.optim.Optimizer]) -> OptimizerBuilder:
+def _adam_family(name: str) -> Callable[..., torch.optim.Optimizer]:
     def build(
         groups: Groups, config: TrainConfig, *, beta2: float = 0.999, eps: float = 1e-8
     ) -> torch.optim.Optimizer:
-        return kind(groups, lr=config.learning_rate, betas=(config.momentum, beta2), eps=eps)  # type: ignore[call-arg]
+        import torch
+
+        kind: Any = getattr(torch.optim, name)
+        optimizer: torch.optim.Optimizer = kind(
+            groups, lr=config.learning_rate, betas=(config.momentum, beta2), eps=eps
+        )
+        return optimizer
 
     return build
 
@@ -42,20 +63,28 @@ def _adam_family(kind: type[torch.optim.Optimizer]) -> OptimizerBuilder:
 def _rmsprop(
     groups: Groups, config: TrainConfig, *, alpha: float = 0.99, eps: float = 1e-8
 ) -> torch.optim.Optimizer:
+    import torch
+
     return torch.optim.RMSprop(
         groups, lr=config.learning_rate, momentum=config.momentum, alpha=alpha, eps=eps
     )
 
 
+BETWEEN_0_AND_1 = (0.0, 1 - 1e-6)
+ADAM = {"beta2": BETWEEN_0_AND_1, "eps": (1e-16, 1.0)}
 # `momentum` of the settings is SGD's and RMSprop's momentum, and the first beta of Adam and its relatives.
-OPTIMIZERS: dict[str, OptimizerBuilder] = {
-    "sgd": _sgd,
-    "adamw": _adam_family(torch.optim.AdamW),
-    "adam": _adam_family(torch.optim.Adam),
-    "nadam": _adam_family(torch.optim.NAdam),
-    "radam": _adam_family(torch.optim.RAdam),
-    "adamax": _adam_family(torch.optim.Adamax),
-    "rmsprop": _rmsprop,
+OPTIMIZERS: dict[str, Row] = {
+    "sgd": Row(_sgd, "stochastic gradient descent with momentum (the paper)"),
+    "adamw": Row(_adam_family("AdamW"), "Adam with decoupled weight decay", ADAM),
+    "adam": Row(_adam_family("Adam"), "steps by the gradient's first and second moment", ADAM),
+    "nadam": Row(_adam_family("NAdam"), "Adam with Nesterov momentum", ADAM),
+    "radam": Row(_adam_family("RAdam"), "Adam with its variance rectified in the first steps", ADAM),
+    "adamax": Row(_adam_family("Adamax"), "Adam by the infinity norm", ADAM),
+    "rmsprop": Row(
+        _rmsprop,
+        "steps by the root mean square of the gradient",
+        {"alpha": BETWEEN_0_AND_1, "eps": (1e-16, 1.0)},
+    ),
 }
 
 
@@ -82,44 +111,52 @@ def _exponential(progress: float, *, end: float = 0.01) -> float:
 
 
 def _step(progress: float, *, parts: int = 3, factor: float = 0.1) -> float:
-    """The run in `parts` of one length; each part's rate is `factor` times that of the one before."""
     return float(factor ** int(progress * parts))
 
 
-# name -> the factor of the learning rate, by how much of the run is done: 0 at the first step, below 1 at the last.
-SCHEDULES: dict[str, Schedule] = {
-    "constant": _constant,
-    "linear": _linear,
-    "cosine": _cosine,
-    "polynomial": _polynomial,
-    "exponential": _exponential,
-    "step": _step,
+# The factor of the learning rate by how much of the run is done: 0 at the first step, below 1 at the last.
+SCHEDULES: dict[str, Row] = {
+    "constant": Row(_constant, "the same rate in all steps"),
+    "linear": Row(_linear, "straight down to 0"),
+    "cosine": Row(_cosine, "down to `end` as half a cosine", {"end": (0.0, 1.0)}),
+    "polynomial": Row(
+        _polynomial, "down to `end` by a power of what is left", {"power": (0.01, 10.0), "end": (0.0, 1.0)}
+    ),
+    "exponential": Row(_exponential, "down to `end` by the same factor in each step", {"end": (1e-9, 1.0)}),
+    "step": Row(
+        _step, "`factor` times as high in each of `parts`", {"parts": (1, 1000), "factor": (1e-9, 1.0)}
+    ),
 }
 
 
-def find_optimizer(text: str) -> OptimizerBuilder:
+def find_optimizer(text: str) -> Callable[[Groups, TrainConfig], torch.optim.Optimizer]:
     """The optimizer of that name, its options set.
 
     Raises:
-        UserError: no such optimizer, or options that it does not have.
+        UserError: no such optimizer, or an option that it does not have or not of that value.
     """
     return _found("optimizer", text, OPTIMIZERS)
 
 
-def find_schedule(text: str) -> Schedule:
+def find_schedule(text: str) -> Callable[[float], float]:
     """The schedule of that name, its options set.
 
     Raises:
-        UserError: no such schedule, or options that it does not have.
+        UserError: no such schedule, or an option that it does not have or not of that value.
     """
     return _found("schedule", text, SCHEDULES)
 
 
-def _found(kind: str, text: str, table: dict[str, Row]) -> Row:
+def _found(kind: str, text: str, table: dict[str, Row]) -> Callable[..., Any]:
     name, settings = parse_call(text)
     if name not in table:
         raise unknown_name(kind, name, table)
-    return partial(table[name], **check_settings(kind, name, settings, table[name]))  # type: ignore[return-value]
+    row = table[name]
+    options = check_settings(kind, name, settings, row.function)
+    for option, (low, high) in row.limits.items():
+        if option in options and not low <= options[option] <= high:
+            raise UserError(f"{kind} {name}: {option} is {options[option]}; expected {low:g} to {high:g}")
+    return partial(row.function, **options)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -153,7 +190,7 @@ def build_optimizer(groups: Groups, config: TrainConfig) -> torch.optim.Optimize
     """The optimizer that the settings name; each group's rate is the schedule's times its `factor`.
 
     Raises:
-        UserError: no such optimizer, options that it does not have, or values that it refuses.
+        UserError: no such optimizer, or an option that it does not have or not of that value.
     """
     return find_optimizer(config.optimizer)(groups, config)
 
