@@ -224,8 +224,8 @@ def _best_of_rates(run: _Run) -> _Trained:
 def _train(run: _Run, rate: float) -> _Trained:
     """Trained from the start.
 
-    A rule that learns from masks gets the augmentations and steps of the rounds as well, which it has no use for otherwise:
-    as many updates, with the same variety, as the others in all.
+    A rule that learns from masks has no use for rounds. It gets their augmentations and their steps: as many updates,
+    with the same variety, as the others in all.
     """
     task = run.task
     model = task.start(run.seed)
