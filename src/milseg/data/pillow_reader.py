@@ -32,6 +32,7 @@ def open_image(file: BinaryIO, formats: Sequence[str] = FORMATS) -> ImageFile.Im
         Exception: whatever Pillow raises on a damaged header.
     """
     Image.init()
+    damaged: Exception | None = None
     file.seek(0)
     prefix = file.read(16)
     for kind in formats:
@@ -44,9 +45,10 @@ def open_image(file: BinaryIO, formats: Sequence[str] = FORMATS) -> ImageFile.Im
         file.seek(0)
         try:
             return factory(file, "")
-        except (SyntaxError, IndexError, TypeError, struct.error):
-            continue  # Pillow's way of saying that it is another format
-    raise NotAnImage
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            # Pillow's way of saying that it is another format, or that this one's header is damaged.
+            damaged = damaged or (error if accept is not None else None)
+    raise damaged or NotAnImage
 
 
 def read_pillow(file: BinaryIO, check: CheckSize, *, formats: Sequence[str] = FORMATS) -> Raster:
