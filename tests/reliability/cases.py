@@ -281,4 +281,23 @@ CASES: dict[int, Case] = {
         "data/shards/test_read.py::test_addresses_of_unknown_kinds",
         "inference/test_hub.py::test_addresses_of_unknown_kinds",
     ),
+    41: case(
+        "a console that is not UTF-8: what it can print, and no traceback",
+        "utils/test_console.py::test_a_console_that_is_not_utf8_prints_what_it_can",
+        "utils/test_console.py::test_json_on_such_a_console_is_whole",
+    ),
+    42: case(
+        "mistyped names and impossible numbers: told before any photo is read",
+        "test_cli.py::test_names_are_checked_before_anything_is_read",
+        "test_cli.py::test_numbers_are_checked_before_anything_is_read",
+    ),
+    43: case(
+        "a time budget of next to nothing: one step, and what to expect",
+        "training/test_run.py::test_a_budget_of_next_to_nothing_trains_a_step_and_says_what_to_expect",
+        "training/test_run.py::test_a_time_budget_sets_the_steps",
+    ),
+    44: case(
+        "masks that show nothing or lack a given tag: first in the table, however sure",
+        "inference/test_prediction_run.py::test_masks_that_are_surely_wrong_come_before_the_uncertain_ones",
+    ),
 }

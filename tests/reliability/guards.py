@@ -316,6 +316,34 @@ GUARDS: dict[int, Guard] = {
         "data/shards/test_read.py::test_a_cache_that_cannot_be_written_is_named",
         "a cache that cannot be written becomes a message",
     ),
+    41: Guard(
+        "utils/console.py",
+        '        reconfigure(errors="backslashreplace")',
+        "        pass",
+        "utils/test_console.py::test_a_console_that_is_not_utf8_prints_what_it_can",
+        "what a console cannot print is written by number",
+    ),
+    42: Guard(
+        "config/values.py",
+        "            choice.check(name)",
+        "            pass",
+        "test_cli.py::test_names_are_checked_before_anything_is_read",
+        "names are held against their tables at once",
+    ),
+    43: Guard(
+        "training/plan.py",
+        "    steps = max(1, steps)\n",
+        "",
+        "training/test_run.py::test_a_budget_of_next_to_nothing_trains_a_step_and_says_what_to_expect",
+        "one step at least",
+    ),
+    44: Guard(
+        "inference/prediction_files.py",
+        ' - 2 * bool(entry["data"].get("review"))',
+        "",
+        "inference/test_prediction_run.py::test_masks_that_are_surely_wrong_come_before_the_uncertain_ones",
+        "masks that are surely wrong before uncertain ones",
+    ),
 }
 
 

@@ -110,7 +110,9 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: weights must be 'imagenet' or a file that ends in {', '.join(SUFFIXES)}")
+        raise UserError(
+            f"--weights {path}: weights must be 'imagenet' or a file that ends in {', '.join(SUFFIXES)}"
+        )
     if not path.is_file():
         raise UserError(f"--weights {path}: no such weights file{did_you_mean(Path(path))}")
     try:

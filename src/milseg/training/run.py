@@ -45,6 +45,7 @@ from milseg.inference.model_folder import load_model, save_model
 from milseg.inference.segmenter import Segmenter
 from milseg.models.fcn import FCN, evaluating
 from milseg.models.transfer import TransferReport, build_model
+from milseg.refine import find_refiner
 from milseg.rules import find_rule
 from milseg.training.calibration import LEAST_RECALL, calibrated, drop_harmful_refinement, tag_recall
 from milseg.training.callbacks import Callback
@@ -114,6 +115,8 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
         find_optimizer(options.optimizer or "sgd")
         find_schedule(options.schedule or "constant")
         find_transforms(options.augment or "none")
+        if options.refine not in (None, "none"):
+            find_refiner(options.refine)
         if find_rule(options.rule or "max").supervision != "tags":
             raise UserError(
                 f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"

@@ -213,8 +213,8 @@ def _known_only(
             continue
         if not ignore_unknown:
             raise UserError(
-                f"{row.where}: {unknown_name('tag', strange[0], names)}. Ask to ignore unknown tags if the "
-                "others are not to be learned"
+                f"{row.where}: {unknown_name('tag', strange[0], names)}. --ignore-unknown-tags leaves "
+                "the others out"
             )
         ignored.update(tag for tag in row.present if tag not in known)
         short = _less(row, set(strange))

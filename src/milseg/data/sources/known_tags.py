@@ -98,8 +98,8 @@ def _check_tags(
     strange += [tag for tag in (*row.absent, *row.unknown) if tag not in known and tag not in asked]
     if strange and not ignore_unknown:
         raise UserError(
-            f"{row.where}: {unknown_name('tag', strange[0], classes)}. Ask to ignore unknown tags if the model need "
-            "not know them"
+            f"{row.where}: {unknown_name('tag', strange[0], classes)}. --ignore-unknown-tags leaves out "
+            "what the model does not know"
         )
 
 
