@@ -300,4 +300,27 @@ CASES: dict[int, Case] = {
         "masks that show nothing or lack a given tag: first in the table, however sure",
         "inference/test_prediction_run.py::test_masks_that_are_surely_wrong_come_before_the_uncertain_ones",
     ),
+    45: case(
+        "photos made to be slow: their decoder is ended, nothing else",
+        "serve/test_decoders.py",
+    ),
+    46: case(
+        "requests of any content: bounded time and memory, others answered meanwhile",
+        "serve/test_limits.py",
+    ),
+    47: case(
+        "connections that are slow, many, or take nothing; a log that nobody forges",
+        "serve/test_connections.py",
+    ),
+    48: case(
+        "other origins, other names, tokens that cannot be sent",
+        "serve/test_middleware.py::test_other_origins_cannot_post",
+        "serve/test_middleware.py::test_another_name_is_refused",
+        "serve/test_stop.py::test_the_token_of_the_server",
+        "serve/test_stop.py::test_others_need_a_token_unless_said",
+    ),
+    49: case(
+        "a second SIGTERM ends the server at once",
+        "serve/test_stop.py::test_a_second_sigterm_ends_it_at_once",
+    ),
 }

@@ -155,11 +155,11 @@ GUARDS: dict[int, Guard] = {
         "turning the photo upright",
     ),
     18: Guard(
-        "data/image.py",
-        "    except Exception as error:\n        # Decoders raise",
-        "    except ZeroDivisionError as error:\n        # Decoders raise",
+        "serve/problems.py",
+        "return Problem(422, str(error)).response()",
+        "raise error",
         "serve/test_overload.py::test_damaged_photos_cost_no_memory[300]",
-        "what decoders raise becomes a message",
+        "a photo that is refused is no failure of the server",
     ),
     19: Guard(
         "data/sources/build.py",
@@ -343,6 +343,41 @@ GUARDS: dict[int, Guard] = {
         "",
         "inference/test_prediction_run.py::test_masks_that_are_surely_wrong_come_before_the_uncertain_ones",
         "masks that are surely wrong before uncertain ones",
+    ),
+    45: Guard(
+        "serve/decoder_process.py",
+        "signal.setitimer(signal.ITIMER_PROF, cpu_seconds)",
+        "pass",
+        "serve/test_decoders.py::test_a_slow_photo_ends_its_decoder_alone",
+        "the limit of processor time",
+    ),
+    46: Guard(
+        "serve/requests.py",
+        "        if count > most:",
+        "        if False:",
+        "serve/test_limits.py::test_json_that_is_refused",
+        "counting the parts of JSON",
+    ),
+    47: Guard(
+        "serve/connections.py",
+        "self._late = self.loop.call_later(HEADER_SECONDS, self._too_late)",
+        "pass",
+        "serve/test_connections.py::test_half_sent_headers_time_out",
+        "the limit of time for headers",
+    ),
+    48: Guard(
+        "serve/middleware.py",
+        'return origin is not None and not same_origin(origin, headers.get("host", ""), self.origins)',
+        "return False",
+        "serve/test_middleware.py::test_other_origins_cannot_post",
+        "looking at Origin",
+    ),
+    49: Guard(
+        "serve/run.py",
+        "            signal.signal(number, signal.SIG_DFL)",
+        "            signal.signal(number, signal.SIG_IGN)",
+        "serve/test_stop.py::test_a_second_sigterm_ends_it_at_once",
+        "leaving the second signal to the kernel",
     ),
 }
 

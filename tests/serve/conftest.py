@@ -116,7 +116,12 @@ def start(segmenter: Segmenter) -> Iterator[Start]:
             segmenter=model or segmenter,
             name="tiny@12345678",
             options=settings,
-            engine=Engine(workers=workers, queue=queue),
+            engine=Engine(
+                workers=workers,
+                queue=queue,
+                max_pixels=settings.max_pixels,
+                ranges=(model or segmenter).spec.value_ranges,
+            ),
             token=token,
             label_studio_token=label_studio_token,
             examples=examples or {},

@@ -117,7 +117,12 @@ def test_every_offered_rule_can_be_shown(live: Live, rule: str) -> None:
 
 def test_the_model_describes_itself(live: Live) -> None:
     model = live.ask("/v1/model").json()
-    assert model["classes"][2] == {"number": 2, "name": "dog", "colour": "#008000"}
+    assert model["classes"][2] == {
+        "number": 2,
+        "name": "dog",
+        "colour": "#008000",
+        "overlay_colour": "#56b4e9",
+    }
     assert (model["max_body"], model["max_pixels"], model["examples"]) == (2**20, 100_000, ["one.png"])
     np.testing.assert_array_equal(mask_in(live.ask("/v1/examples/one.png").data), photo(9))
 
@@ -140,9 +145,9 @@ def bomb() -> bytes:
 GOOD = png_of(photo(0))
 WRONG = {
     "no photo": (b"", {}, "", 422, "no photo"),
-    "no image": (b"hello", {}, "", 422, "not an image"),
+    "no image": (b"hello", {}, "", 422, "a text file, not a photo"),
     "cut short": (GOOD[: len(GOOD) // 2], {}, "", 422, "cut short"),
-    "a bomb": (bomb(), {}, "", 422, "decompression bomb"),
+    "a bomb": (bomb(), {}, "", 422, "more than the limit of 100,000"),
     "too many pixels": (
         png_of(np.zeros((300, 400, 3), np.uint8)),
         {},

@@ -77,13 +77,13 @@ def test_an_error_reaches_its_callers_and_frees_the_lane(network: Recorded) -> N
 
 def test_photos_go_one_by_one_on_a_processor_unless_told(segmenter: Segmenter) -> None:
     """Gathering them there was slower than two workers that take one photo each."""
-    start_engine(segmenter, workers=2, batch=0, queue=0).close()
+    start_engine(segmenter, workers=2, batch=0, queue=0, max_pixels=10**6).close()
     assert not isinstance(segmenter.network, DynamicBatcher)
 
 
 def test_photos_gather_on_a_gpu_unless_told(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milseg.serve.engine, "device_of", lambda network: torch.device("cuda"))
-    start_engine(segmenter, workers=2, batch=0, queue=0).close()
+    start_engine(segmenter, workers=2, batch=0, queue=0, max_pixels=10**6).close()
     assert isinstance(segmenter.network, DynamicBatcher)
     assert segmenter.network.most == 4
 
@@ -93,7 +93,7 @@ def test_masks_stay_what_they_are_alone(segmenter: Segmenter) -> None:
     photos = [photo(seed, (40, 56) if seed % 3 else (41, 50)) for seed in range(24)]
     alone = [segmenter.segment(one).mask for one in photos]
     shared = Segmenter(segmenter.model, segmenter.spec)
-    engine = start_engine(shared, workers=1, batch=4, queue=0)
+    engine = start_engine(shared, workers=1, batch=4, queue=0, max_pixels=10**6)
     assert isinstance(shared.network, DynamicBatcher)
     sizes: list[int] = []
     inner = shared.network.network

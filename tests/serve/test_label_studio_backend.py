@@ -15,8 +15,9 @@ import pytest
 from milseg.annotations.rle import label_studio_rle
 from milseg.errors import UserError
 from milseg.inference.segmenter import Segmenter
-from milseg.serve.label_studio import known_tags, read_config
+from milseg.serve.label_studio import known_tags
 from milseg.serve.label_studio_photos import LabelStudioFiles
+from milseg.serve.labeling_config import read_config
 
 from .conftest import CLASSES, Answer, Live, Start, photo, png_of
 

@@ -20,7 +20,22 @@ GOOD = png_of(photo(0))
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "", "192.168.0.7"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "",
+        "192.168.0.7",
+        "[::1].evil",
+        "[::1]evil:80",
+        "localhost:80:80",
+        "localhost:x",
+        "localhost@evil",
+        "a localhost",
+        "[localhost]",
+        "localhost:" + "9" * 5000,
+    ],
 )
 def test_another_name_is_refused(live: Live, host: str) -> None:
     answer = live.ask("/v1/model", headers={"Host": host})
@@ -47,6 +62,47 @@ def test_hosts_of_other_addresses() -> None:
 def test_pages_of_other_sites_cannot_post(live: Live, site: str) -> None:
     assert live.ask("/v1/segment", GOOD, {"Sec-Fetch-Site": site}).status == 403
     assert live.ask("/v1/segment", GOOD, {"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://evil.example",
+        "null",
+        "",
+        "http://localhost:1",
+        "http://localhost.evil",
+        "file://",
+        "http://[::1].evil",
+        "http://[",
+        "http://localhost:99999999",
+        "localhost",
+        "http://x@localhost",
+        "http://localhost/x",
+    ],
+)
+def test_other_origins_cannot_post(live: Live, origin: str) -> None:
+    """Browsers that send no Sec-Fetch-Site send this."""
+    host = {"Host": f"localhost:{live.port}"}
+    for path in ("/v1/segment", "/predict", "/setup", "/webhook"):
+        assert live.ask(path, GOOD, host | {"Origin": origin}).status == 403
+
+
+def test_its_own_page_can_post(live: Live) -> None:
+    for name in ("localhost", "127.0.0.1", "[::1]", "LOCALHOST"):
+        headers = {"Host": f"{name}:{live.port}", "Origin": f"http://{name.lower()}:{live.port}"}
+        assert live.ask("/v1/segment", GOOD, headers).status == 200
+    # Without a port on both sides, it is the scheme's.
+    assert live.ask("/v1/segment", GOOD, {"Host": "localhost", "Origin": "http://localhost"}).status == 200
+
+
+def test_a_proxys_page_can_post(start: Start) -> None:
+    """A proxy may keep the name that it was asked by, or ask by the server's own."""
+    live = start(allow_host=("masks.example",))
+    for host in ("masks.example", "127.0.0.1:8000"):
+        headers = {"Host": host, "Origin": "https://masks.example", "Sec-Fetch-Site": "same-origin"}
+        assert live.ask("/v1/segment", GOOD, headers).status == 200
+    assert live.ask("/v1/segment", GOOD, {"Origin": "https://other.example"}).status == 403
 
 
 def test_every_answer_carries_the_headers(live: Live) -> None:
@@ -130,6 +186,7 @@ class TestTooLarge:
         ({"port": 70000}, "--port 70000"),
         ({"label_studio_url": "file:///etc"}, "--label-studio-url"),
         ({"label_studio_token_file": Path("x")}, "--label-studio-url"),
+        ({"token_file": Path("x"), "no_token": True}, "--no-token does not go with"),
     ],
 )
 def test_settings_that_make_no_sense(options: dict[str, object], words: str) -> None:

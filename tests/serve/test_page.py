@@ -7,12 +7,14 @@ import io
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from milseg.data.overlay import mask_colours
 from milseg.inference.segmenter import Segmenter
 
 from .conftest import Live, Start, photo, png_of
@@ -189,13 +191,90 @@ def test_downloads_hold_the_mask(page: Any, segmenter: Segmenter) -> None:
         np.testing.assert_array_equal(region, expected == row["category_id"])
 
 
-def test_a_broken_file_says_so(page: Any) -> None:
-    drop(page, png_of(PIXELS)[:300], "broken.png")
-    expect(page.get_by_role("alert")).to_contain_text("The photo: damaged or cut short")
-    drop(page, b"x" * (2 * 2**20), "large.png")
-    expect(page.get_by_role("alert")).to_contain_text("2.0 MiB; the server takes 1")
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        (png_of(PIXELS)[:300], "broken.png", "broken.png: damaged or cut short"),
+        (b"x" * (2 * 2**20), "large.png", "large.png: This file has 2.0 MiB; the server takes 1"),
+        (b"hello", "no <b>photo</b>.txt", "no <b>photo</b>.txt: a text file"),
+    ],
+)
+def test_a_broken_file_takes_the_old_result_away(page: Any, data: bytes, name: str, words: str) -> None:
+    drop(page, png_of(PIXELS), "scene.png")
+    expect(page.locator("#panel")).to_be_visible()
+    drop(page, data, name)
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    for part in ("#panel", "#figure"):
+        expect(page.locator(part)).to_be_hidden()
+    assert (names(page), page.locator("#status").inner_text()) == ([], "")
+    page.locator("#opacity").evaluate("slider => slider.dispatchEvent(new Event('input'))")
     drop(page, png_of(PIXELS), "scene.png")
     expect(page.get_by_role("alert")).to_be_hidden()
+    expect(page.locator("#panel")).to_be_visible()
+
+
+def test_an_error_beside_its_own_photo_leaves_it(page: Any) -> None:
+    """A busy server while tags are ticked: the photo and its mask stay."""
+    drop(page, png_of(PIXELS), "scene.png")
+    expect(page.locator("#panel")).to_be_visible()
+    page.route("**/v1/segment*", lambda route: route.fulfill(status=503, body="{}"))
+    page.locator("#known summary").click()
+    page.locator("#known").get_by_label("dog").check()
+    expect(page.get_by_role("alert")).to_contain_text("scene.png: The server is busy")
+    expect(page.locator("#panel")).to_be_visible()
+
+
+def test_scores_are_told_as_what_they_are(page: Any, segmenter: Segmenter) -> None:
+    """No "100 % sure" beside a mask that is wrong."""
+    drop(page, png_of(PIXELS), "scene.png")
+    expect(page.locator("#panel")).to_be_visible()
+    row = page.locator("#classes .row").first.inner_text()
+    assert "of the photo; highest score 0." in row
+    assert "wrong masks score high too" in page.locator("#sure").inner_text()
+    assert "sure" not in page.locator("#status").inner_text()
+    assert page.locator("body").inner_text().count("100 %") == 0
+
+
+def shown_colours(page: Any) -> list[tuple[int, ...]]:
+    found = page.locator("#classes .swatch").evaluate_all(
+        "all => all.map(one => getComputedStyle(one).backgroundColor.match(/[0-9]+/g).map(Number))"
+    )
+    return [tuple(colour) for colour in found]
+
+
+def test_colours_that_every_eye_can_tell_apart(page: Any, segmenter: Segmenter) -> None:
+    drop(page, png_of(PIXELS), "scene.png")
+    expect(page.locator("#panel")).to_be_visible()
+    colours = mask_colours(segmenter.classes)
+    expected = [colours[segmenter.classes.index(name)] for name, _ in segmenter.segment(PIXELS).tags]
+    assert shown_colours(page) == [tuple(colour.tolist()) for colour in expected]
+
+
+LONG = ("background", "a very long name of a class, as botanists write them", "dog", "x" * 60)
+
+
+@pytest.mark.parametrize("width", [320, 390, 1200])
+def test_names_of_classes_are_whole(browser: Any, start: Start, segmenter: Segmenter, width: int) -> None:
+    spec = replace(segmenter.spec, classes=LONG)
+    live = start(model=Segmenter(segmenter.model, spec))
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(f"http://127.0.0.1:{live.port}/")
+    expect(page.locator("#about")).to_contain_text("3 classes")
+    drop(page, png_of(PIXELS), "scene.png")
+    expect(page.locator("#panel")).to_be_visible()
+    found = [name for name, _ in segmenter.segment(PIXELS).tags]
+    assert len(found) == 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = """all => all.filter(one => getComputedStyle(one).display != "inline"
+        && one.scrollWidth > one.clientWidth + 1)
+        .map(one => one.textContent)"""
+    assert page.locator("#classes b, #classes label, #classes small, #marks .name").evaluate_all(cut) == []
+    # On the photo too: within its edges.
+    outside = """all => all.filter(one => { const a = one.getBoundingClientRect(),
+        b = document.getElementById("canvas").getBoundingClientRect();
+        return a.left < b.left - 1 || a.right > b.right + 1; }).map(one => one.textContent)"""
+    assert page.locator("#marks .name").evaluate_all(outside) == []
+    page.close()
 
 
 def test_a_server_that_is_gone_is_said(page: Any) -> None:
@@ -236,12 +315,37 @@ def test_at_phone_width(browser: Any, live: Live) -> None:
         assert page.locator("#save-mask").bounding_box()["width"] >= 100
 
 
+def test_on_a_phone_the_controls_come_before_the_examples(browser: Any, live: Live) -> None:
+    for page in opened(browser, live, viewport={"width": 390, "height": 844}, has_touch=True):
+        drop(page, png_of(PIXELS), "scene.png")
+        expect(page.locator("#panel")).to_be_visible()
+        photo, panel, examples = (
+            page.locator(part).bounding_box() for part in ("#stage", "#panel", "#examples")
+        )
+        assert photo["y"] + photo["height"] <= panel["y"]
+        assert panel["y"] + panel["height"] <= examples["y"]
+
+
+def test_on_a_desk_the_examples_are_below_the_photo(browser: Any, live: Live) -> None:
+    for page in opened(browser, live, viewport={"width": 1200, "height": 900}):
+        drop(page, png_of(PIXELS), "scene.png")
+        expect(page.locator("#panel")).to_be_visible()
+        photo, panel, examples = (
+            page.locator(part).bounding_box() for part in ("#stage", "#panel", "#examples")
+        )
+        assert photo["x"] == examples["x"] < panel["x"]
+        assert abs(photo["y"] - panel["y"]) < 2
+
+
 def test_a_token_is_asked_for(browser: Any, start: Start) -> None:
-    live = start(token="open sesame")
+    live = start(token="sesame")
     page = browser.new_page()
     page.goto(f"http://127.0.0.1:{live.port}/")
     expect(page.get_by_role("alert")).to_contain_text("No valid token")
-    page.get_by_label("This server asks for a token").fill("open sesame")
+    page.get_by_label("This server asks for a token").fill("ö")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.get_by_role("alert")).to_contain_text("ASCII")
+    page.get_by_label("This server asks for a token").fill("sesame")
     page.get_by_role("button", name="Use it").click()
     expect(page.locator("#about")).to_contain_text("3 classes")
     expect(page.locator("#token")).to_be_hidden()

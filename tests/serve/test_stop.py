@@ -19,11 +19,12 @@ import pytest
 from PIL import Image
 
 from milseg.cli import main
+from milseg.config import ServeOptions
 from milseg.errors import UserError
 from milseg.inference.model_folder import save_model
 from milseg.inference.segmenter import Segmenter, load
 from milseg.serve.engine import start_engine
-from milseg.serve.run import fingerprint, listen, read_token
+from milseg.serve.run import fingerprint, listen, read_token, server_token
 
 from .conftest import Start, photo, png_of
 
@@ -126,15 +127,64 @@ def test_answers_are_sent_without_delay(host: str) -> None:
 
 def test_a_token_is_one_word(tmp_path: Path) -> None:
     path = tmp_path / "token"
-    path.write_text("abc\n")
-    assert read_token(path) == "abc"
+    for text in ("abc\n", "\ufeffabc"):
+        path.write_text(text, encoding="utf-8")
+        assert read_token(path) == "abc"
     assert read_token(None) == ""
-    for text in ("", "a b"):
+    for text in ("", " \n", "a b"):
         path.write_text(text)
         with pytest.raises(UserError, match="expected one token"):
             read_token(path)
+    for text in ("caf\u00e9", "\u5bc6", "a\x07b"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match="other characters than ASCII"):
+            read_token(path)
     with pytest.raises(UserError, match="cannot be read"):
         read_token(tmp_path / "none")
+
+
+def options(**given: object) -> ServeOptions:
+    return ServeOptions(model=Path("m"), **given)  # type: ignore[arg-type]
+
+
+def test_the_token_of_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("filed")
+    assert server_token(options(), {}) == ""
+    assert server_token(options(), {"MILSEG_TOKEN": "abc"}) == "abc"
+    assert server_token(options(token_file=path), {"MILSEG_TOKEN": "abc"}) == "filed"
+    assert server_token(options(host="0.0.0.0", token_file=path), {}) == "filed"
+    assert server_token(options(host="0.0.0.0", no_token=True), {}) == ""
+    for blank in ("", "  "):
+        with pytest.raises(UserError, match="MILSEG_TOKEN: expected one token"):
+            server_token(options(), {"MILSEG_TOKEN": blank})
+    with pytest.raises(UserError, match="leave one of them out"):
+        server_token(options(no_token=True), {"MILSEG_TOKEN": "abc"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.0.7", "masks.example"])
+def test_others_need_a_token_unless_said(host: str) -> None:
+    with pytest.raises(UserError, match="--no-token if anyone may use the server"):
+        server_token(options(host=host), {})
+
+
+def test_a_second_sigterm_ends_it_at_once(served: tuple[subprocess.Popen[str], int]) -> None:
+    """Whatever is taken and not finished: here a photo that is half sent."""
+    process, port = served
+    slow = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    slow.putrequest("POST", "/v1/segment")
+    slow.putheader("Content-Length", "1000")
+    slow.endheaders()
+    other = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    for path, wanted in (("/metrics", b"milseg_photos_taken 1"), ("/ready", b"stopping")):
+        for _ in range(1000):
+            other.request("GET", path)
+            if wanted in other.getresponse().read():
+                break
+        else:
+            pytest.fail(f"{path} never said {wanted!r}")
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == -signal.SIGTERM
 
 
 def test_the_version_follows_the_weights(folder: Path, segmenter: Segmenter, tmp_path: Path) -> None:
@@ -154,7 +204,7 @@ def test_an_exported_model_is_served(
     path = tmp_path / "small.onnx"
     assert main(["export", "--model", str(folder), "--to", "onnx", "--out", str(path)]) == 0
     exported = load(path)
-    start_engine(exported, workers=1, batch=4, queue=0).close()
+    start_engine(exported, workers=1, batch=4, queue=0, max_pixels=10**6).close()
     live = start(model=exported)
     answer = live.ask("/v1/segment", png_of(photo(1)), {"Accept": "image/png"})
     mask = np.asarray(Image.open(io.BytesIO(answer.data)))

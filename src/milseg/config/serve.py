@@ -26,6 +26,7 @@ class ServeOptions:
         max_body: largest request, MiB.
         max_pixels: larger photos are refused before decoding.
         token_file: file with the token that requests must carry; none: the variable MILSEG_TOKEN, else no token.
+        no_token: let anyone who reaches the server use it, under a --host that others can reach.
         allow_host: names under which the server may be asked besides its own, with commas.
         examples: folder of photos that the page offers; none: examples/ of the model folder.
         label_studio_url: address of the Label Studio whose tasks are answered; photos are fetched from it alone.
@@ -42,6 +43,7 @@ class ServeOptions:
     max_body: int = 20
     max_pixels: int = 25_000_000
     token_file: Path | None = None
+    no_token: bool = False
     allow_host: tuple[str, ...] = ()
     examples: Path | None = None
     label_studio_url: str | None = None
@@ -54,6 +56,8 @@ class ServeOptions:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more")
         if not 0 <= self.port < 65536:
             raise UserError(f"--port {self.port}: expected 0 to 65535")
+        if self.no_token and self.token_file:
+            raise UserError("--no-token does not go with --token-file; give one of them")
         if self.label_studio_token_file and not self.label_studio_url:
             raise UserError("--label-studio-token-file goes with --label-studio-url; give both")
         if self.label_studio_url is not None:

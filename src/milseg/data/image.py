@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image
 
 from milseg.data.foreign_files import HEAD, foreign_words, unknown_words
@@ -23,6 +22,10 @@ from milseg.data.types import MAX_PIXELS, PackedPhoto, UInt8
 from milseg.data.value_range import ValueRanges
 from milseg.errors import UserError
 from milseg.utils.files import PathLike, as_path
+
+# Torch alone takes seconds to load: what only decodes photos does without.
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "MAX_PIXELS",
@@ -206,6 +209,8 @@ def fit_size(height: int, width: int, longest: int | None) -> tuple[int, int]:
 
 def normalise(photo: UInt8) -> torch.Tensor:
     """uint8 [H, W, 3] to float32 [3, H, W]: RGB in [0, 1], less ImageNet's mean, over its deviation."""
+    import torch
+
     values = torch.from_numpy(np.array(photo, copy=True)).permute(2, 0, 1).to(torch.float32).div_(255.0)
     return values.sub_(torch.tensor(MEAN)[:, None, None]).div_(torch.tensor(STD)[:, None, None])
 
@@ -217,6 +222,8 @@ def denormalise(image: torch.Tensor) -> UInt8:
     >>> bool((denormalise(normalise(photo)) == photo).all())
     True
     """
+    import torch
+
     std, mean = (torch.tensor(v, device=image.device)[:, None, None] for v in (STD, MEAN))
     values = (image.float() * std + mean).mul_(255.0).round_().clamp_(0, 255)
     return np.asarray(values.permute(1, 2, 0).to("cpu", torch.uint8).numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -9,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Query, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 
 from milseg._version import __version__
 from milseg.config import ServeOptions
+from milseg.errors import unknown_name
 from milseg.inference.segmenter import Segmenter
 from milseg.serve import openapi
-from milseg.serve.engine import Engine, decode
+from milseg.serve.engine import Engine
 from milseg.serve.label_studio import add_label_studio
 from milseg.serve.metrics import CONTENT_TYPE, Metrics
 from milseg.serve.middleware import Guard, allowed_hosts
 from milseg.serve.negotiate import best_type
 from milseg.serve.problems import Problem, add_problem_handlers, busy
 from milseg.serve.requests import Upload, read_body, read_upload
-from milseg.serve.responses import SHOWN_RULES, as_json, chosen_instances, class_colours, heat_maps, png
+from milseg.serve.responses import SHOWN_RULES, as_json, chosen_instances, described_classes, heat_maps, png
 
 JSON, PNG = "application/json", "image/png"
 PAGE_FILES = {
@@ -53,10 +55,20 @@ class Server:
     name: str
     options: ServeOptions
     engine: Engine
-    metrics: Metrics = field(default_factory=Metrics)
     examples: Mapping[str, tuple[bytes, str]] = field(default_factory=dict)
     token: str = ""
     label_studio_token: str = ""
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        gauges = {
+            "milseg_photos_taken": ("Photos in work or waiting.", lambda: float(self.engine.taken)),
+            "milseg_photos_capacity": (
+                "Photos that may be in work or wait.",
+                lambda: float(self.engine.capacity),
+            ),
+        }
+        object.__setattr__(self, "metrics", Metrics(gauges))
 
 
 def build(server: Server) -> Guard:
@@ -66,6 +78,7 @@ def build(server: Server) -> Guard:
         make_app(server),
         metrics=server.metrics,
         hosts=allowed_hosts(options),
+        origins=options.allow_host,
         token=server.token,
         max_body=options.max_body * 2**20,
     )
@@ -95,7 +108,6 @@ def make_app(server: Server) -> FastAPI:
         url=server.options.label_studio_url,
         token=server.label_studio_token,
         max_bytes=server.options.max_body * 2**20,
-        max_pixels=server.options.max_pixels,
     )
     return app
 
@@ -150,18 +162,14 @@ def _add_state(app: FastAPI, server: Server) -> None:
         responses=openapi.METRICS_RESPONSES,
     )
     async def metrics() -> Response:
-        gauges = {
-            "milseg_photos_taken": ("Photos in work or waiting.", float(server.engine.taken)),
-            "milseg_photos_capacity": ("Photos that may be in work or wait.", float(server.engine.capacity)),
-        }
-        return Response(server.metrics.text(gauges), media_type=CONTENT_TYPE)
+        return Response(server.metrics.text(), media_type=CONTENT_TYPE)
 
     @app.get("/v1/model", summary="What the model knows", responses=openapi.MODEL_RESPONSES)
     async def model() -> dict[str, Any]:
         spec = server.segmenter.spec
         return {
             "name": server.name,
-            "classes": class_colours(server.segmenter.classes),
+            "classes": described_classes(server.segmenter.classes),
             "supervision": spec.supervision,
             "tags_from": spec.tags_from,
             "backbone": spec.backbone,
@@ -196,11 +204,13 @@ def _add_segment(app: FastAPI, server: Server) -> None:
             raise Problem(422, f"include is {include!r}; expected words of {', '.join(INCLUDE)}")
         if rule not in SHOWN_RULES:
             raise Problem(422, f"rule is {rule!r}; expected one of {', '.join(SHOWN_RULES)}")
-        with server.engine.place():
+        with server.engine.slot():
             body = await read_body(request)
             content_type = request.headers.get("content-type", "")
-            answer = await server.engine.run(_compute, server, body, content_type, tags, wanted, rule, kind)
-        return Response(answer, media_type=kind) if isinstance(answer, bytes) else JSONResponse(answer)
+            answer = await server.engine.run(
+                request, _compute, server, body, content_type, tags, wanted, rule, kind
+            )
+        return Response(answer, media_type=kind)
 
 
 def _compute(
@@ -211,13 +221,12 @@ def _compute(
     wanted: Sequence[str],
     rule: str,
     kind: str,
-) -> bytes | dict[str, Any]:
+) -> bytes:
     """From the body to the answer; in a worker thread."""
     upload: Upload = read_upload(body, content_type)
     known = upload.fields.get("tags", tags)
-    present = None if known is None else [word.strip() for word in known.split(",") if word.strip()]
-    photo = decode(upload.data, server.options.max_pixels, server.segmenter.spec.value_ranges)
-    found = server.segmenter.segment(photo, tags=present)
+    present = None if known is None else known_classes(known, server.segmenter.classes)
+    found = server.segmenter.segment(server.engine.decode(upload.data), tags=present)
     if kind == PNG:
         return png(found.mask)
     answer = as_json(found, upload.name)
@@ -226,7 +235,21 @@ def _compute(
     if "instances" in wanted:
         shown = [name for name, _ in found.tags] if present is None else present
         answer["instances"] = chosen_instances(server.segmenter, found, shown, rule)
-    return answer
+    return json.dumps(answer, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def known_classes(words: str, classes: Sequence[str]) -> list[str]:
+    """The classes named in words with commas.
+
+    Raises:
+        UserError: a word that is no class.
+    """
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    for name in names:
+        if name not in classes:
+            # Before the photo is decoded; and a very long word is not repeated.
+            raise unknown_name("tag", name[:100], classes)
+    return names
 
 
 def read_examples(folder: Path, limit: int = 12) -> dict[str, tuple[bytes, str]]:

@@ -5,68 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import fromstring
 from fastapi import FastAPI, Request
+from fastapi.responses import Response
 
 from milseg.annotations.label_studio import brush_regions
 from milseg.errors import UserError
 from milseg.inference.segmenter import Segmenter
 from milseg.serve import openapi
-from milseg.serve.engine import Engine, decode
+from milseg.serve.engine import Engine
 from milseg.serve.label_studio_photos import LabelStudioFiles
+from milseg.serve.labeling_config import Brush, read_config
 from milseg.serve.problems import Problem
-from milseg.serve.requests import read_body
+from milseg.serve.requests import read_body, read_json
 
 log = logging.getLogger("milseg.serve")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Brush:
-    """What a labeling configuration says of masks.
-
-    Attributes:
-        from_name, to_name: names of the brush and of its image.
-        key: the field of a task that holds the photo's address.
-        labels: the brush's labels.
-    """
-
-    from_name: str
-    to_name: str
-    key: str
-    labels: tuple[str, ...]
-
-
-def read_config(text: str) -> Brush:
-    """The first brush of a labeling configuration.
-
-    Raises:
-        UserError: not XML, XML that defines entities, or no brush on an image.
-    """
-    try:
-        root = fromstring(text, forbid_dtd=True)
-    except (ParseError, ValueError) as error:
-        # DefusedXmlException is a ValueError: entities, which may expand without end, or a DTD.
-        reason = "it defines entities" if isinstance(error, DefusedXmlException) else error
-        raise UserError(f"the labeling configuration cannot be read ({reason})") from None
-    images = {image.get("name"): image.get("value", "") for image in root.iter("Image")}
-    for brush in root.iter("BrushLabels"):
-        name, target = brush.get("name"), brush.get("toName")
-        value = images.get(target)
-        if name and target and value and value.startswith("$"):
-            return Brush(from_name=name, to_name=target, key=value[1:], labels=_labels(brush))
-    raise UserError(
-        'the labeling configuration has no brush on an image; expected <Image name="image" value="$image"/> and '
-        '<BrushLabels name="brush" toName="image"> with the model\'s classes as labels'
-    )
-
-
-def _labels(brush: Element) -> tuple[str, ...]:
-    return tuple(label.get("value", "") for label in brush.iter("Label"))
+MAX_SETUP = 2**22  # bytes of a project's settings
+# Each takes from 0.02 seconds on; Label Studio itself waits for 100 seconds.
+MAX_TASKS = 1000
+MAX_ANSWER = 2**27  # bytes
 
 
 def known_tags(task: dict[str, Any], classes: Iterable[str]) -> list[str] | None:
@@ -91,10 +49,9 @@ def add_label_studio(
     url: str | None,
     token: str,
     max_bytes: int,
-    max_pixels: int,
 ) -> None:
     """The routes that Label Studio calls besides /health: /setup, /versions, /predict and /webhook."""
-    photos = LabelStudioFiles(url, token, max_bytes=max_bytes)
+    backend = Backend(segmenter, engine, LabelStudioFiles(url, token, max_bytes=max_bytes), name)
 
     @app.post(
         "/setup",
@@ -103,11 +60,9 @@ def add_label_studio(
         responses=openapi.SETUP_RESPONSES,
     )
     async def setup(request: Request) -> dict[str, str]:
-        body = await _json(request)
-        schema = body.get("schema") or body.get("label_config")
-        # A project may be connected before it has its labels.
-        if isinstance(schema, str) and "<BrushLabels" in schema:
-            read_config(schema)
+        with engine.slot():
+            body = await read_body(request, MAX_SETUP)
+            await engine.run(request, check_setup, body)
         return {"model_version": name}
 
     @app.post("/webhook", summary="Label Studio: news of annotations", responses=openapi.WEBHOOK_RESPONSES)
@@ -125,62 +80,103 @@ def add_label_studio(
         openapi_extra={"requestBody": openapi.PREDICT_BODY},
         responses=openapi.PREDICT_RESPONSES,
     )
-    async def predict(request: Request) -> dict[str, list[dict[str, Any]]]:
-        with engine.place():
-            body = await _json(request)
-            config, tasks = body.get("label_config"), body.get("tasks")
-            if not isinstance(config, str) or not isinstance(tasks, list):
-                raise Problem(422, "expected tasks, a list, and label_config, the labeling configuration")
-            brush = read_config(config)
-            results: list[dict[str, Any]] = []
+    async def predict(request: Request) -> Response:
+        with engine.slot():
+            body = await read_body(request)
+            brush, tasks = await engine.run(request, read_tasks, body)
+            del body
+            results: list[bytes] = []
             mistakes: list[UserError] = []
             for task in tasks:
                 try:
-                    results.append(await engine.run(_predict, task, brush))
+                    results.append(await engine.run(request, backend.predict, task, brush))
                 except UserError as error:
                     # One photo that cannot be read takes no prediction from the others.
                     log.warning("%s", error)
                     mistakes.append(error)
-                    results.append({"result": [], "score": 0.0, "model_version": name})
+                    results.append(_as_json({"result": [], "score": 0.0, "model_version": name}))
+                if sum(map(len, results)) > MAX_ANSWER:
+                    raise Problem(
+                        422, f"masks of more than {MAX_ANSWER // 2**20} MiB; send fewer tasks at once"
+                    )
             if mistakes and len(mistakes) == len(tasks):
                 raise mistakes[0]
-            return {"results": results}
+        return Response(b'{"results":[' + b",".join(results) + b"]}", media_type="application/json")
 
-    def _predict(task: Any, brush: Brush) -> dict[str, Any]:
-        """One task's prediction; in a worker thread."""
+
+def check_setup(body: bytes) -> None:
+    """Look at what Label Studio tells when a project is connected; called in a worker thread.
+
+    Raises:
+        Problem, UserError: no JSON, or a labeling configuration that cannot be used.
+    """
+    found = read_json(body)
+    schema = found.get("schema") or found.get("label_config")
+    # A project may be connected before it has its labels.
+    if isinstance(schema, str) and "<BrushLabels" in schema:
+        read_config(schema)
+
+
+def read_tasks(body: bytes) -> tuple[Brush, list[Any]]:
+    """The brush and the tasks of a request; called in a worker thread.
+
+    Raises:
+        Problem, UserError: no JSON, no list of tasks or a long one, or a labeling configuration that cannot be used.
+    """
+    found = read_json(body)
+    config, tasks = found.get("label_config"), found.get("tasks")
+    if not isinstance(config, str) or not isinstance(tasks, list):
+        raise Problem(422, "expected tasks, a list, and label_config, the labeling configuration")
+    if len(tasks) > MAX_TASKS:
+        raise Problem(422, f"{len(tasks):,} tasks; expected at most {MAX_TASKS:,} at once")
+    return read_config(config), tasks
+
+
+class Backend:
+    """Predictions of tasks.
+
+    Args:
+        segmenter, engine: see there.
+        files: where photos are read from.
+        name: the model's version.
+    """
+
+    def __init__(self, segmenter: Segmenter, engine: Engine, files: LabelStudioFiles, name: str) -> None:
+        self.segmenter, self.engine, self.files, self.name = segmenter, engine, files, name
+
+    def predict(self, task: Any, brush: Brush) -> bytes:
+        """One task's prediction as JSON; called in a worker thread.
+
+        Raises:
+            UserError: names the task, which has no photo or one that cannot be read.
+        """
+        classes = self.segmenter.classes
         number = task.get("id") if isinstance(task, dict) else None
+        shown = str(number)[:40] if isinstance(number, int | str) else None
         try:
             address = task["data"][brush.key]
-            tags = known_tags(task, segmenter.classes)
+            tags = known_tags(task, classes)
         except (KeyError, TypeError, AttributeError):
-            raise UserError(f"task {number}: expected data with {brush.key!r}, the photo's address") from None
+            address, tags = None, None
+        if not isinstance(address, str):
+            raise UserError(f"task {shown}: expected data with {brush.key[:100]!r}, the photo's address")
         try:
-            photo = decode(photos.read(str(address)), max_pixels, segmenter.spec.value_ranges)
+            photo = self.engine.decode(self.files.read(address))
         except UserError as error:
-            raise UserError(f"task {number}: {error}") from None
-        found = segmenter.segment(photo, tags=tags)
-        sure = dict(found.tags)
-        labels = {segmenter.classes.index(label): label for label, _ in found.tags if label in brush.labels}
+            raise UserError(f"task {shown}: {error}") from None
+        found = self.segmenter.segment(photo, tags=tags)
+        confidence = dict(found.tags)
+        labels = {classes.index(label): label for label, _ in found.tags if label in brush.labels}
         regions = brush_regions(
             found.mask,
             dict(sorted(labels.items())),
-            lambda label: round(sure[label], 6),
+            lambda label: round(confidence[label], 6),
             from_name=brush.from_name,
             to_name=brush.to_name,
         )
-        return {"result": regions, "score": round(found.confidence, 6), "model_version": name}
+        score = round(found.confidence, 6)
+        return _as_json({"result": regions, "score": score, "model_version": self.name})
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object.
-
-    Raises:
-        Problem: 400, it is none.
-    """
-    try:
-        found = json.loads(await read_body(request))
-    except (ValueError, RecursionError):
-        raise Problem(400, "the body is not JSON") from None
-    if not isinstance(found, dict):
-        raise Problem(422, "expected a JSON object")
-    return found
+def _as_json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

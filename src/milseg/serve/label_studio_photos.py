@@ -6,13 +6,15 @@ import base64
 import binascii
 import http.client
 import json
-import time
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from milseg.errors import UserError
 
-SECONDS = 20  # for the whole photo
-PIECE = 2**16
+SECONDS = 20.0  # for the whole photo
 
 
 class LabelStudioFiles:
@@ -97,27 +99,23 @@ class LabelStudioFiles:
         assert self.base.hostname is not None
         kind = http.client.HTTPSConnection if self.base.scheme == "https" else http.client.HTTPConnection
         connection = kind(self.base.hostname, self.base.port, timeout=SECONDS / 4)
-        until = time.monotonic() + SECONDS
         try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            pieces, size = [], 0
-            while piece := response.read1(PIECE):
-                size += len(piece)
-                pieces.append(piece)
-                if size > self.max_bytes:
-                    raise UserError(
-                        f"{path[:200]}: larger than {self.max_bytes / 2**20:g} MiB; see --max-body"
-                    )
-                if time.monotonic() > until:
-                    raise UserError(f"{path[:200]}: did not arrive within {SECONDS} seconds")
-            return response.status, b"".join(pieces)
+            with _ended_after(SECONDS, connection) as late:
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                data = response.read(self.max_bytes + 1)
+                if late.is_set():
+                    raise UserError(f"{path[:200]}: did not arrive within {SECONDS:g} seconds")
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"Label Studio at {self.base.netloc} cannot be reached ({error})") from None
+            reason = f"it took more than {SECONDS:g} seconds" if late.is_set() else str(error)[:300]
+            raise UserError(f"Label Studio at {self.base.netloc} cannot be reached ({reason})") from None
         finally:
             connection.close()
+        if len(data) > self.max_bytes:
+            raise UserError(f"{path[:200]}: larger than {self.max_bytes / 2**20:g} MiB; see --max-body")
+        return response.status, data
 
     def _inside(self, address: str) -> bytes:
         """The content of a data: address (RFC 2397)."""
@@ -136,3 +134,23 @@ class LabelStudioFiles:
 
 def _port(scheme: str, port: int | None) -> int:
     return port or (443 if scheme == "https" else 80)
+
+
+@contextmanager
+def _ended_after(seconds: float, connection: http.client.HTTPConnection) -> Iterator[threading.Event]:
+    """End a connection after so many seconds, however many bytes still come; the event says that this happened."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        # Closing alone would not wake a thread that reads.
+        with suppress(OSError, AttributeError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()

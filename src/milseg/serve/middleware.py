@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import re
 import time
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,12 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from milseg.config import ServeOptions
 from milseg.serve.metrics import Metrics
 from milseg.serve.problems import Problem
+from milseg.serve.requests import too_large
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 EVERY_ADDRESS = ("0.0.0.0", "::", "")
 # Asked without a token: whether the server lives, and the page, which asks for the token itself.
 OPEN = ("/", "/health", "/ready")
 OPEN_BELOW = "/page/"
+READING = ("GET", "HEAD", "OPTIONS")
+# A name or IPv4 address, or an IPv6 address in brackets, and a port (RFC 9110, section 7.2).
+_HOST = re.compile(
+    r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\]|[0-9a-f:.]+:[0-9a-f:.]*:[0-9a-f.]*)(:(?P<port>\d{0,5}))?"
+)
 
 HEADERS = {
     # The page brings all it needs; blob: and data: are pictures that it made itself.
@@ -48,14 +56,35 @@ def allowed_hosts(options: ServeOptions) -> tuple[str, ...]:
 
 
 def host_name(host: str) -> str:
-    """The name in a Host header, without its port.
+    """The name in a Host header, without its port; "" for what is none.
 
-    >>> host_name("Localhost:8000"), host_name("[::1]:8000"), host_name("::1")
-    ('localhost', '[::1]', '::1')
+    >>> host_name("Localhost:8000"), host_name("[::1]:8000"), host_name("[::1].evil")
+    ('localhost', '[::1]', '')
     """
-    if host.startswith("["):
-        return host.partition("]")[0].lower() + "]"
-    return (host.partition(":")[0] if host.count(":") == 1 else host).lower().rstrip(".")
+    match = _HOST.fullmatch(host.lower())
+    return match["name"].rstrip(".") if match else ""
+
+
+def same_origin(origin: str, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page of `origin` may send to the server that it asks as `host`.
+
+    That is the server's own page, or one of `allowed` names, whose proxy may ask the server under another name.
+
+    >>> same_origin("http://localhost:8000", "localhost:8000", ()), same_origin("http://localhost:1", "localhost:2", ())
+    (True, False)
+    """
+    try:
+        parts = urlsplit(origin)
+        default = {"http": 80, "https": 443}.get(parts.scheme, 0)
+        port = parts.port or default
+    except ValueError:
+        return False
+    match = _HOST.fullmatch(host.lower())
+    if not match or not default or parts.path or "@" in parts.netloc:
+        return False
+    name = host_name(parts.netloc)
+    same = name == match["name"].rstrip(".") and port == int(match["port"] or default)
+    return bool(name) and (same or name in allowed)
 
 
 def given_token(authorization: str) -> str:
@@ -82,15 +111,24 @@ class Guard:
         app: what is guarded.
         metrics: counts every answer.
         hosts: allowed names; empty: any.
+        origins: names of proxies whose pages may send.
         token: what requests must carry; "" for none.
         max_body: largest body, bytes, whatever its length header says or leaves out.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, hosts: Sequence[str] = (), token: str = "", max_body: int
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        token: str = "",
+        max_body: int,
     ) -> None:
         self.app, self.metrics = app, metrics
         self.hosts = {host.lower() for host in hosts}
+        self.origins = [name.lower() for name in origins]
         self.token = token.encode()
         self.max_body = max_body
 
@@ -121,13 +159,13 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        host = host_name(headers.get("host", ""))
-        if self.hosts and host not in self.hosts:
+        host = headers.get("host", "")
+        if (self.hosts and host_name(host) not in self.hosts) or (host and not host_name(host)):
             raise Problem(
-                421, f"asked as {host or '(no name)'!r}, which is not this server's name; see --allow-host"
+                421,
+                f"asked as {host[:200] or '(no name)'!r}, which is not this server's name; see --allow-host",
             )
-        # Browsers say where a request comes from; no other site's page has any business here.
-        if scope["method"] == "POST" and headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        if scope["method"] not in READING and self._from_elsewhere(headers):
             raise Problem(403, "asked by a page of another site; open the server's own page")
         path = scope["path"]
         if self.token and path not in OPEN and not path.startswith(OPEN_BELOW):
@@ -139,8 +177,15 @@ class Guard:
                     {"WWW-Authenticate": "Bearer"},
                 )
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self.max_body:
-            raise self._too_large()
+        if length.isdecimal() and (len(length) > 18 or int(length) > self.max_body):
+            raise too_large(self.max_body)
+
+    def _from_elsewhere(self, headers: Headers) -> bool:
+        """Whether another site's page asks; browsers say so, older ones by Origin alone. Programs send neither."""
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            return True
+        origin = headers.get("origin")
+        return origin is not None and not same_origin(origin, headers.get("host", ""), self.origins)
 
     def _limited(self, receive: Receive) -> Receive:
         size = 0
@@ -151,14 +196,7 @@ class Guard:
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
                 if size > self.max_body:
-                    raise self._too_large()
+                    raise too_large(self.max_body)
             return message
 
         return receiving
-
-    def _too_large(self) -> Problem:
-        return Problem(
-            413,
-            f"the request is larger than {self.max_body / 2**20:g} MiB; send a smaller photo, or start the server "
-            "with a larger --max-body",
-        )

@@ -107,7 +107,7 @@ _SENT: Responses = {
     **ASKED,
     **BUSY,
     **_problem(400, "A body that cannot be read", "the form ends early"),
-    **_problem(408, "The body did not come", "the request did not arrive within 60 seconds"),
+    **_problem(408, "The body did not come", "the request did not arrive: nothing came for 15 seconds"),
     **_problem(413, "Too large", "the request is larger than 20 MiB"),
     **_problem(422, "Not what was expected", "the photo: not an image that can be read"),
 }
@@ -131,8 +131,8 @@ MODEL_RESPONSES: Responses = {
         {
             "name": "mil-fcn@1a2b3c4d",
             "classes": [
-                {"number": 0, "name": "background", "colour": "#000000"},
-                {"number": 1, "name": "cat", "colour": "#800000"},
+                {"number": 0, "name": "background", "colour": "#000000", "overlay_colour": "#000000"},
+                {"number": 1, "name": "cat", "colour": "#800000", "overlay_colour": "#e69f00"},
             ],
             "supervision": "image tags",
             "tags_from": "tags.csv",

@@ -26,7 +26,9 @@ class Problem(Exception):
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, dict(headers or {})
+        # Half a character, which a name may hold, cannot be sent.
+        self.detail = detail.encode("utf-8", "backslashreplace").decode()
+        self.status, self.headers = status, dict(headers or {})
 
     def response(self) -> JSONResponse:
         body = {

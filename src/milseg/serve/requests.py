@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import sys
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from milseg.serve.problems import Problem
 
-PARTS = 16
-# A client that sends nothing holds a place in the line no longer than this.
-SECONDS = 60
+T = TypeVar("T")
+# A client holds a slot of the queue no longer than this, and no longer without sending anything.
+SECONDS = 60.0
+PAUSE_SECONDS = 15.0
+# Of a form: fields, and bytes of each that is not the photo.
+MAX_FIELDS = 16
+MAX_FIELD = 10_000
+# Of a JSON body. Python's lock is held while it is parsed, so that nothing else is answered: 0.1 seconds at most.
+MAX_JSON_LISTS = 100_000
+MAX_JSON_TEXTS = 200_000
+MAX_JSON_VALUES = 1_000_000
+# Half a character of UTF-16, as JSON can spell it; it cannot be sent back.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# Of a form; UTF-8 is meant. Some of Python's codecs make half characters, or are slow.
+_CHARSET = re.compile(r";\s*charset\s*=[^;]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +39,7 @@ class Upload:
 
     Attributes:
         data: the bytes of its file.
-        name: what the client calls it; shown, never opened.
+        name: its file name at the client; shown, never opened.
         fields: the form's other fields.
     """
 
@@ -31,97 +48,141 @@ class Upload:
     fields: dict[str, str]
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body; its size is limited before (see `milseg.serve.middleware`).
+def too_large(most: int) -> Problem:
+    """413, with the limit in bytes."""
+    return Problem(
+        413,
+        f"the request is larger than {most / 2**20:g} MiB; send a smaller photo or fewer tasks, or start the server "
+        "with a larger --max-body",
+    )
+
+
+async def read_body(request: Request, most: int | None = None) -> bytes:
+    """The whole body; `milseg.serve.middleware` limits its size already.
+
+    Args:
+        most: a lower limit of the size, bytes.
 
     Raises:
-        Problem: 408 when it does not come, 400 when the client went away.
+        Problem: 408 if it does not come in time, 413 if it is too large, 400 if the client went away.
     """
+    pieces: list[bytes] = []
+    size = 0
+    now = asyncio.get_running_loop().time
+    end = now() + SECONDS
     try:
-        async with asyncio.timeout(SECONDS):
-            return await request.body()
+        async with asyncio.timeout(PAUSE_SECONDS) as timer:
+            async for piece in request.stream():
+                size += len(piece)
+                if most is not None and size > most:
+                    raise too_large(most)
+                pieces.append(piece)
+                timer.reschedule(min(end, now() + PAUSE_SECONDS))
     except TimeoutError:
-        raise Problem(408, f"the request did not arrive within {SECONDS} seconds") from None
+        raise Problem(
+            408,
+            f"the request did not arrive: nothing came for {PAUSE_SECONDS:g} seconds, or not all of it within "
+            f"{SECONDS:g}",
+        ) from None
     except ClientDisconnect:
         raise Problem(400, "the client went away") from None
+    return b"".join(pieces)
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """A body as a JSON object; called in a worker thread.
+
+    Raises:
+        Problem: 400, it is no JSON; 422, it is no object, has too many parts, or half a character.
+    """
+    for kind, count, most in (
+        ("objects and lists", body.count(b"{") + body.count(b"["), MAX_JSON_LISTS),
+        ("texts", body.count(b'"') // 2, MAX_JSON_TEXTS),
+        ("values", body.count(b","), MAX_JSON_VALUES),
+        ("escapes", body.count(b"\\"), MAX_JSON_VALUES),
+    ):
+        if count > most:
+            raise Problem(422, f"JSON of about {count:,} {kind}; expected at most {most:,}; send fewer tasks")
+    try:
+        found = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise Problem(400, "the body is not JSON in UTF-8") from None
+    if _SURROGATE.search(body):
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):
+            raise Problem(
+                422, "a text with half a character (a lone surrogate); send valid Unicode"
+            ) from None
+    if not isinstance(found, dict):
+        raise Problem(422, "expected a JSON object")
+    return found
 
 
 def read_upload(body: bytes, content_type: str) -> Upload:
-    """The photo of a multipart form's field `photo`, or the body itself.
+    """The photo of a multipart form's field `photo`, or the body itself; called in a worker thread.
 
     Raises:
-        Problem: 400 for a form that cannot be read, 422 where there is no photo.
+        Problem: 400 for a form that cannot be read, 422 where it has no photo or a field is too long.
     """
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
+    if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         upload = Upload(data=body, name="photo", fields={})
     else:
-        upload = _from_parts(_parts(body, options.get(b"boundary", b"")))
+        upload = _read_form(body, content_type)
     if not upload.data:
         raise Problem(422, "no photo; send it as the multipart field 'photo', or as the body itself")
     return upload
 
 
-def _from_parts(parts: list[tuple[dict[bytes, bytes], bytes]]) -> Upload:
+class _MemoryForm(MultiPartParser):
+    """Starlette's parser, which keeps photos in memory here and notices a form that is cut short."""
+
+    spool_max_size = sys.maxsize
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+def _read_form(body: bytes, content_type: str) -> Upload:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _MemoryForm(
+        Headers({"content-type": _CHARSET.sub("", content_type)}),
+        stream(),
+        max_files=MAX_FIELDS,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD,
+    )
+    try:
+        form = _finish(parser.parse())
+    except MultiPartException as error:
+        if error.message.startswith("Too many"):
+            raise Problem(400, f"a form of more than {MAX_FIELDS} fields") from None
+        if error.message.startswith("Part exceeded"):
+            raise Problem(422, f"a form field of more than {MAX_FIELD:,} bytes; send less of it") from None
+        raise Problem(400, f"the form cannot be read ({error.message.rstrip('.')})") from None
+    if not parser.ended:
+        raise Problem(400, "the form ends early")
     data, name, fields = b"", "photo", {}
-    for disposition, content in parts:
-        field = disposition.get(b"name", b"")
-        if field == b"photo":
-            data = content
-            name = disposition.get(b"filename", b"photo").decode("utf-8", "replace")
-        else:
-            fields[field.decode("utf-8", "replace")] = content.decode("utf-8", "replace")
+    for field, value in form.multi_items():
+        if isinstance(value, str):
+            fields[field] = value
+        elif field == "photo":
+            data, name = value.file.read(), value.filename or ""
+    if "photo" in fields:
+        raise Problem(422, "the form field 'photo' is text; send a file, as curl -F photo=@FILE does")
     # Only the last part of what may be a path, as some clients send it.
     short = name.replace("\\", "/").rpartition("/")[2][-200:]
     return Upload(data=data, name=short or "photo", fields=fields)
 
 
-def _parts(body: bytes, boundary: bytes) -> list[tuple[dict[bytes, bytes], bytes]]:
-    """Each part's content disposition and content."""
-    parts: list[tuple[dict[bytes, bytes], bytes]] = []
-    header: list[bytes] = [b"", b""]
-    disposition: dict[bytes, bytes] = {}
-    pieces: list[bytes] = []
-    ended = False
-
-    def begin() -> None:
-        if len(parts) == PARTS:
-            raise Problem(400, f"a form of more than {PARTS} fields")
-        disposition.clear()
-        pieces.clear()
-
-    def header_end() -> None:
-        if header[0].lower() == b"content-disposition":
-            disposition.update(parse_options_header(header[1])[1])
-        header[:] = [b"", b""]
-
-    def end() -> None:
-        nonlocal ended
-        ended = True
-
-    def name(data: bytes, start: int, stop: int) -> None:
-        header[0] += data[start:stop]
-
-    def value(data: bytes, start: int, stop: int) -> None:
-        header[1] += data[start:stop]
-
+def _finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits, as nothing does that is in memory already."""
     try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": begin,
-                "on_header_field": name,
-                "on_header_value": value,
-                "on_header_end": header_end,
-                "on_part_data": lambda data, start, stop: pieces.append(data[start:stop]),
-                "on_part_end": lambda: parts.append((dict(disposition), b"".join(pieces))),
-                "on_end": end,
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise Problem(400, f"the form cannot be read ({error})") from None
-    if not ended:
-        raise Problem(400, "the form ends early")
-    return parts
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    raise AssertionError("it waited")

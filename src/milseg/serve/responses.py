@@ -16,6 +16,7 @@ from milseg.annotations.rle import coco_rle
 from milseg.data.bags import ABSENT, PRESENT
 from milseg.data.image import UInt8
 from milseg.data.masks import mask_image, palette
+from milseg.data.overlay import mask_colours
 from milseg.inference.segmenter import Segmentation, Segmenter
 from milseg.rules import RULES, find_rule
 from milseg.rules.loss_map import loss_map, shown_weights
@@ -157,10 +158,14 @@ def chosen_instances(
     return {"rule": rule, "present": names, "places": places}
 
 
-def class_colours(classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Number, name and colour of each class, as the PNG masks have them."""
-    colours = palette()
+def described_classes(classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Number and name of each class, its colour in PNG masks, and that of overlays, which every eye can tell apart."""
+    colours, over = palette(), mask_colours(classes)
     return [
-        {"number": i, "name": name, "colour": "#" + bytes(colours[i].tolist()).hex()}
+        {"number": i, "name": name, "colour": _hex(colours[i]), "overlay_colour": _hex(over[i])}
         for i, name in enumerate(classes)
     ]
+
+
+def _hex(colour: UInt8) -> str:
+    return "#" + bytes(colour.tolist()).hex()

@@ -10,7 +10,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from milseg.serve.app import Server
 
+VARIABLE = "MILSEG_TOKEN"
+ACCEPTED_AT_ONCE = 16
+WAITING_CONNECTIONS = 1024
+
 
 def serve(options: ServeOptions) -> None:
     """`milseg serve`; returns when the server was told to stop and everything it took is answered.
@@ -36,22 +41,32 @@ def serve(options: ServeOptions) -> None:
     """
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; run: pip install 'milseg[serve]'") from None
+    # Before the model, which takes a while to load.
+    token = server_token(options, os.environ)
+    label_studio_token = read_token(options.label_studio_token_file)
     keep_freed_memory()
     share_freed_memory()
     model = options.model if is_onnx_file(options.model) else local_folder(options.model)
     segmenter = load(model, device=options.device)
-    token = read_token(options.token_file) or os.environ.get("MILSEG_TOKEN", "").strip()
-    label_studio_token = read_token(options.label_studio_token_file)
     listener = listen(options.host, options.port)
     with contextlib.closing(listener):
         from milseg.serve.app import Server, read_examples
         from milseg.serve.engine import start_engine
+        from milseg.serve.logs import set_up_logs
 
-        engine = start_engine(segmenter, workers=options.workers, batch=options.batch, queue=options.queue)
+        set_up_logs()
+        engine = start_engine(
+            segmenter,
+            workers=options.workers,
+            batch=options.batch,
+            queue=options.queue,
+            max_pixels=options.max_pixels,
+        )
         server = Server(
             segmenter=segmenter,
             name=f"{model.resolve().stem}@{fingerprint(model)}",
@@ -63,8 +78,12 @@ def serve(options: ServeOptions) -> None:
             token=token,
             label_studio_token=label_studio_token,
         )
-        asyncio.run(_answer(server, listener, f"milseg serves {model} at {address(options.host, listener)}"))
-        engine.close()
+        try:
+            asyncio.run(
+                _answer(server, listener, f"milseg serves {model} at {address(options.host, listener)}")
+            )
+        finally:
+            engine.close()
 
 
 def share_freed_memory() -> None:
@@ -90,10 +109,15 @@ def web_config(server: Server) -> uvicorn.Config:
     import uvicorn
 
     from milseg.serve.app import build
+    from milseg.serve.connections import LimitedConnection, connection_limit
 
     return uvicorn.Config(
         build(server),
-        log_level="warning",
+        http=partial(LimitedConnection, max_connections=connection_limit()),  # type: ignore[arg-type]
+        ws="none",
+        # asyncio takes as many connections in one go before any of them can be refused.
+        backlog=ACCEPTED_AT_ONCE,
+        log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
@@ -109,11 +133,10 @@ async def _answer(server: Server, listener: socket.socket, said: str) -> None:
     class Uvicorn(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            listener.listen(WAITING_CONNECTIONS)  # in the kernel, beside those accepted at once
             print(f"{said} (Ctrl-C stops it)", flush=True)
             if not server.options.loopback and not server.token:
-                print(
-                    "Anyone who reaches this address can use it: give a token with --token-file.", flush=True
-                )
+                print("Anyone who reaches this address can use it (--no-token).", flush=True)
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -126,13 +149,15 @@ async def _answer(server: Server, listener: socket.socket, said: str) -> None:
         await server.engine.drain()
         web.should_exit = True
 
-    def told() -> None:
-        if stopping:
-            web.force_exit = web.should_exit = True  # told twice
-        else:
-            stopping.append(asyncio.ensure_future(stop()))
-
     loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        stopping.append(asyncio.ensure_future(stop()))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # The next one is the kernel's: it ends the process whatever its threads do. Decoders end with it.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told)
     await web.serve(sockets=[listener])
@@ -158,21 +183,57 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def read_token(path: Path | None) -> str:
-    """The token that a file holds; "" where there is no file to read.
+def server_token(options: ServeOptions, environ: Mapping[str, str]) -> str:
+    """The token that requests must carry; "" for none.
 
     Raises:
-        UserError: the file cannot be read, or is empty.
+        UserError: a token that is blank or cannot be sent, or none where others than this machine can ask.
+    """
+    if options.token_file:
+        return read_token(options.token_file)
+    token = environ.get(VARIABLE)
+    if token is not None:
+        if options.no_token:
+            raise UserError(f"--no-token, and the variable {VARIABLE} holds a token; leave one of them out")
+        return checked_token(token, f"the variable {VARIABLE}")
+    if not options.loopback and not options.no_token:
+        raise UserError(
+            f"--host {options.host}: others than this machine can ask; give a token with --token-file or the variable "
+            f"{VARIABLE}, or --no-token if anyone may use the server"
+        )
+    return ""
+
+
+def read_token(path: Path | None) -> str:
+    """The token that a file holds; "" without a file.
+
+    Raises:
+        UserError: the file cannot be read, or holds no token.
     """
     if path is None:
         return ""
     try:
-        lines = path.read_text(encoding="utf-8").split()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the token cannot be read ({error})") from None
-    if len(lines) != 1:
-        raise UserError(f"{path}: expected one token, found {len(lines)} words")
-    return lines[0]
+    return checked_token(text, str(path))
+
+
+def checked_token(text: str, source: str) -> str:
+    """The one word of a text, in characters that every client can send.
+
+    Raises:
+        UserError: no word or several, or other characters than ASCII.
+    """
+    words = text.split()
+    if len(words) != 1:
+        raise UserError(f"{source}: expected one token, found {len(words)} words; leave it out for no token")
+    if not (words[0].isascii() and words[0].isprintable()):
+        raise UserError(
+            f"{source}: a token of other characters than ASCII letters, digits and signs, which HTTP headers do not "
+            "carry; choose another"
+        )
+    return words[0]
 
 
 def fingerprint(model: Path) -> str:

@@ -1,9 +1,9 @@
 import { cocoFile, maskOf } from "./coco.js";
-import { View, css, lighter } from "./view.js";
+import { View, css, rgb } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
 const view = new View($("canvas"), $("marks"));
-const state = { model: null, file: null, answer: null, hidden: new Set(), heat: null, asking: null };
+const state = { model: null, file: null, shown: null, answer: null, hidden: new Set(), heat: null, asking: null };
 
 // asking the server
 
@@ -33,9 +33,12 @@ async function ask(path, options = {}) {
 
 const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (text.endsWith(".") ? "" : ".");
 
-function say(error) {
+// The server calls the file "the photo"; its name says which.
+const naming = (text, name) => (name ? `${name}: ${text.replace(/^The photo: /, "")}` : text);
+
+function say(error, name = "") {
   $("error").hidden = !error;
-  $("error").textContent = error ? error.message : "";
+  $("error").textContent = error ? naming(error.message, name) : "";
 }
 
 function photoRequest(accept, signal) {
@@ -52,8 +55,10 @@ const ticked = () => [...$("known").querySelectorAll("input:checked")].map((box)
 
 async function open(file) {
   if (!file || !state.model) return;
+  state.asking?.abort();
   if (file.size > state.model.max_body) {
-    return say(new Error(`This file has ${(file.size / 2 ** 20).toFixed(1)} MiB; the server takes ${state.model.max_body / 2 ** 20}.`));
+    const size = (file.size / 2 ** 20).toFixed(1), most = state.model.max_body / 2 ** 20;
+    return fail(new Error(`This file has ${size} MiB; the server takes ${most}.`), file);
   }
   state.file = file;
   state.hidden.clear();
@@ -82,29 +87,43 @@ async function look() {
     const answer = await response.json();
     if (asking !== state.asking) return;
     state.answer = answer;
+    state.shown = file;
     say(null);
     show(photo, (performance.now() - began) / 1000);
   } catch (error) {
-    if (error.name !== "AbortError") say(error);
+    // What is shown stays beside an error only while it is of the same photo.
+    if (error.name !== "AbortError" && asking === state.asking) (state.shown === state.file ? say : fail)(error, state.file);
   } finally {
     clearTimeout(waiting);
     if (asking === state.asking) $("busy").hidden = true;
   }
 }
 
+// A photo without an answer: the result of the one before is taken away, and the error names the file.
+function fail(error, file) {
+  state.file = state.shown = state.answer = state.heat = null;
+  view.clear();
+  $("stage").classList.add("empty");
+  $("figure").hidden = $("panel").hidden = true;
+  $("drop").firstElementChild.textContent = "Drop a photo here";
+  $("status").textContent = "";
+  for (const button of $("examples").querySelectorAll("button")) button.setAttribute("aria-pressed", "false");
+  say(error, file.name || "the photo");
+}
+
 const first = () => (state.model.classes[0].name === "background" ? 1 : 0);
 const numberOf = (name) => state.model.classes.findIndex((row) => row.name === name);
-const colourOf = (name) => lighter(state.model.classes[numberOf(name)].colour);
+const colourOf = (name) => rgb(state.model.classes[numberOf(name)].overlay_colour);
 
 function show(photo, seconds) {
   const { answer, model } = state;
   $("stage").classList.remove("empty");
   $("drop").firstElementChild.textContent = "Drop another photo here";
   $("figure").hidden = $("panel").hidden = false;
-  view.set(photo, maskOf(answer, first()), model.classes.map((row) => lighter(row.colour)));
+  view.set(photo, maskOf(answer, first()), model.classes.map((row) => rgb(row.overlay_colour)));
   listClasses();
   const { width, height, file_name } = answer.images[0];
-  const said = [`${file_name}, ${width} × ${height}`, `${Math.round(100 * answer.confidence)} % sure on average`, `${seconds.toFixed(1)} s`];
+  const said = [`${file_name}, ${width} × ${height}`, `${seconds.toFixed(1)} s`];
   if (answer.tags_given) said.push(`tags given by you: ${ticked().join(", ")}`);
   if (!photo) said.push("this browser cannot show the file; the mask stands alone");
   $("status").textContent = said.join(" · ");
@@ -148,6 +167,9 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+// Never 1: no score is.
+const scoreOf = (value) => (value > 0.99 ? "above 0.99" : value.toFixed(2));
+
 function swatch(name) {
   const made = element("span", { class: "swatch" });
   made.style.background = css(colourOf(name));
@@ -174,12 +196,14 @@ function listClasses() {
       hidden[box.checked ? "delete" : "add"](number);
       draw();
     };
-    const said = `${Math.round(100 * confidence)} %`, share = area < 0.01 ? "<1 %" : `${Math.round(100 * area)} %`;
+    const share = area < 0.01 ? "less than 1 %" : `${Math.round(100 * area)} %`;
     return element("li", { class: "row" },
       element("label", {}, box, swatch(name), element("b", {}, name)),
-      element("small", { title: "how sure at its surest place, and its share of the photo" }, `${said} sure, ${share} of it`),
+      element("small", {}, `${share} of the photo; highest score ${scoreOf(confidence)}`),
       heatButton(name));
   });
+  $("sure").textContent = `Scores are the network's own, from 0 to 1; the mean over this photo is ${scoreOf(answer.confidence)}. `
+    + "A high one is no proof: on photos unlike those it learned from, wrong masks score high too.";
   $("classes").replaceChildren(...(seen.length ? seen : [element("li", { class: "none" }, "Nothing but background found.")]));
   const rest = Object.keys(maps).filter((name) => !answer.tags.some((tag) => tag.name === name));
   $("others").hidden = !rest.length;
@@ -243,7 +267,10 @@ $("places").ontoggle = () => ($("places").open ? look() : state.answer && draw()
 $("known").ontoggle = () => !$("known").open && state.answer?.tags_given && look();
 $("token").onsubmit = (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", $("secret").value);
+  const token = $("secret").value.trim();
+  // Headers carry no others, and no server has such a token.
+  if (!/^[!-~]+$/.test(token)) return say(new Error("A token is one word of ASCII letters, digits and signs."));
+  sessionStorage.setItem("token", token);
   start();
 };
 

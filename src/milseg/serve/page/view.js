@@ -4,13 +4,8 @@ const LONGEST = 1600; // of the canvas; larger photos are shown smaller
 const SHORTEST = 900; // smaller ones are drawn larger, so that edges stay sharp
 const HEAT = [[11, 7, 36], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
-// The palette's colours made lighter, as in the figures: its dark red is hard to tell from the background.
-export function lighter(colour) {
-  const parts = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
-  return parts.map((v) => Math.round(255 * (v / 255) ** 0.6));
-}
-
-export const css = (rgb) => `rgb(${rgb.join(" ")})`;
+export const rgb = (colour) => [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
+export const css = (parts) => `rgb(${parts.join(" ")})`;
 
 function heatColour(value) {
   const place = value * (HEAT.length - 1), low = Math.min(Math.floor(place), HEAT.length - 2), part = place - low;
@@ -23,6 +18,13 @@ export class View {
     this.marks = marks;
     this.context = canvas.getContext("2d");
     new ResizeObserver(() => this.fitMarks()).observe(canvas);
+  }
+
+  // Nothing of an earlier photo stays.
+  clear() {
+    this.marks.replaceChildren();
+    this.canvas.width = this.canvas.height = 1;
+    this.photo = this.found = null;
   }
 
   // photo: a bitmap, or null where the browser cannot show the file; found: {width, height, mask}
@@ -137,6 +139,7 @@ export class View {
     mark.className = kind;
     mark.style.left = `${(100 * x) / this.found.width}%`;
     mark.style.top = `${(100 * y) / this.found.height}%`;
+    Object.assign(mark, { spot: [x, y] });
     mark.style.borderColor = css(this.colours[number]);
     this.marks.append(mark);
     return mark;
@@ -147,5 +150,12 @@ export class View {
     Object.assign(this.marks.style, {
       left: `${offsetLeft}px`, top: `${offsetTop}px`, width: `${offsetWidth}px`, height: `${offsetHeight}px`,
     });
+    // A name at the edge moves inwards, so that all of it is seen.
+    const within = (at, size, length) => Math.max(length / 2, Math.min(size - length / 2, at));
+    for (const name of this.marks.querySelectorAll(".name")) {
+      const [x, y] = name.spot;
+      name.style.left = `${within((x / this.found.width) * offsetWidth, offsetWidth, name.offsetWidth)}px`;
+      name.style.top = `${within((y / this.found.height) * offsetHeight, offsetHeight, name.offsetHeight)}px`;
+    }
   }
 }
