@@ -323,4 +323,26 @@ CASES: dict[int, Case] = {
         "a second SIGTERM ends the server at once",
         "serve/test_stop.py::test_a_second_sigterm_ends_it_at_once",
     ),
+    50: case(
+        "whatever one photo raises is that photo's message; odd metadata is none",
+        "data/test_readers.py::test_whatever_a_reader_raises_is_the_photos_message",
+        "data/test_readers.py::test_too_little_memory_is_the_photos_message",
+        "data/test_readers.py::test_a_sound_photo_with_odd_metadata_is_a_sound_photo",
+        "data/test_readers.py::test_metadata_that_stops_pillow_is_left_out",
+        "data/test_readers.py::test_a_png_with_damaged_metadata_is_read",
+        "data/test_readers.py::test_what_is_no_photo_is_named",
+    ),
+    51: case(
+        "TIFF of every layout, to the number",
+        "data/test_tiff.py::test_grey_of_every_type",
+        "data/test_tiff.py::test_colours_of_every_layout",
+        "data/test_tiff.py::test_predictors",
+    ),
+    52: case(
+        "one range of values for a set; NaN, infinity and no data decide nothing",
+        "data/test_value_range.py::test_values_that_fill_a_depth_get_the_whole",
+        "data/test_value_range.py::test_others_get_the_span_that_they_take",
+        "data/test_value_range.py::test_nan_infinity_and_no_data_decide_nothing_and_become_black",
+        "data/test_value_range.py::test_a_set_is_read_by_one_range",
+    ),
 }
