@@ -66,7 +66,7 @@ def test_bad_label_maps(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_what_predict_writes_for_cvat_is_read_back(tmp_path: Path) -> None:
-    """Reliability case 37: the archive, unpacked, is the truth of the masks that it was made from."""
+    """Reliability case 56: the archive, unpacked, is the truth of the masks that it was made from."""
     photo = {"photo_path": tmp_path / "a.jpg", "photo_file": "in/a.jpg", "size": MASK.shape}
     with open_writer("cvat", tmp_path / "out", CLASSES) as writer:
         writer.add(Prediction(name="in/a", mask=MASK, confidence=1.0, **photo))  # type: ignore[arg-type]

@@ -646,7 +646,7 @@ def test_a_walk_in_place_of_the_models_own(photos: Path, model: Path) -> None:
 
 
 def test_outputs_and_leftovers_are_not_predicted(tmp_path: Path) -> None:
-    """Reliability case 36."""
+    """Reliability case 55."""
     for name in (
         "cat/a.png",
         "cat/._a.png",

@@ -400,6 +400,34 @@ GUARDS: dict[int, Guard] = {
         "data/test_value_range.py::test_a_set_is_read_by_one_range",
         "the set's range for each of its photos",
     ),
+    53: Guard(
+        "data/sources/cells.py",
+        "listed = listed_tags(text, where)",
+        "listed = None",
+        "data/sources/test_cells.py::test_what_is_printed_is_read",
+        "reading printed lists as lists",
+    ),
+    54: Guard(
+        "data/sources/names.py",
+        'return text if text.isascii() else unicodedata.normalize("NFC", text)',
+        "return text",
+        "data/sources/test_names.py::test_unicode_forms",
+        "composed Unicode",
+    ),
+    55: Guard(
+        "data/sources/photo_files.py",
+        "if prefix and (is_output(names) or",
+        "if prefix and (",
+        "data/sources/test_folder.py::test_outputs_and_leftovers_are_no_tags_and_no_photos",
+        "knowing outputs by their files",
+    ),
+    56: Guard(
+        "data/mask_pixels.py",
+        "if numbers is not None:",
+        "if False:",
+        "data/test_label_map.py::test_the_order_of_the_label_map_numbers_the_colours",
+        "colours by the label map",
+    ),
 }
 
 

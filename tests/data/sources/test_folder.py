@@ -136,7 +136,7 @@ def test_names_that_are_no_text(tree: Tree) -> None:
 
 
 def test_outputs_and_leftovers_are_no_tags_and_no_photos(tree: Tree) -> None:
-    """Reliability case 36."""
+    """Reliability case 55."""
     for place in (
         "cat/a.jpg",
         "dog/b.jpg",
