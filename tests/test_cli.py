@@ -354,6 +354,13 @@ def test_numbers_are_checked_before_anything_is_read(
     assert message in mistake(capsys, f"train nowhere {words}")
 
 
+def test_a_refiners_options_are_checked_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path
+) -> None:
+    told = mistake(capsys, ["train", "nowhere", "--refine", "crf(iterations=x)"])
+    assert "iterations is x; expected a number" in told
+
+
 def test_options_may_stand_between_the_photos() -> None:
     settings = parse(["predict", "a.png", "--model", "m", "b.png", "--", "-c.png"])[1]
     assert (settings.inputs, settings.model) == (("a.png", "b.png", "-c.png"), Path("m"))

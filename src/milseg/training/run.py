@@ -111,12 +111,12 @@ def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -
             _check_folder(out, options, resumed=stored is not None)
         if options.time_budget is not None:
             seconds_of(options.time_budget)  # a mistake in it is told before the photos are read
-        bags = open_source_of(options)
         find_optimizer(options.optimizer or "sgd")
         find_schedule(options.schedule or "constant")
         find_transforms(options.augment or "none")
         if options.refine not in (None, "none"):
             find_refiner(options.refine)
+        bags = open_source_of(options)
         if find_rule(options.rule or "max").supervision != "tags":
             raise UserError(
                 f"--rule {options.rule}: learns from masks; milseg train learns from tags. Choose another rule"
