@@ -86,4 +86,5 @@ def numbers_of_colours(pixels: NDArray[np.uint8], where: Path) -> NDArray[np.uin
             f"{where}: the colour {shown} is not in {path}; export masks and label map together, without anti-aliasing"
         )
     table = np.array([numbers[int(colour)] for colour in found], dtype=np.uint8)
-    return table[places.reshape(packed.shape)]
+    mask: NDArray[np.uint8] = table[places.reshape(packed.shape)]
+    return mask
