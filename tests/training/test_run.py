@@ -530,6 +530,8 @@ def test_what_is_no_duration(source: Path, text: str) -> None:
         ({"select_every": -1}, "--select-every -1"),
         ({"hold_out": 0.7}, "--hold-out 0.7"),
         ({"rule": "oracle"}, "learns from masks; milseg train learns from tags"),
+        ({"refine": "crf(iteration=3)"}, "unknown option of refiner crf 'iteration'"),
+        ({"refine": "crf(iterations=1000000)"}, "iterations is 1000000; expected 0 to 100"),
         ({"rule": "mxa"}, "unknown rule 'mxa'; did you mean 'max'"),
         ({"backbone": "tinny"}, "unknown backbone 'tinny'; did you mean 'tiny'"),
         ({"output_stride": 7}, "7"),

@@ -104,6 +104,8 @@ def train_run(options: TrainOptions, *, progress: bool = True) -> Path:
 
 def _train_run(options: TrainOptions, device: torch.device, *, progress: bool) -> Path:
     out = options.out
+    if options.refine not in (None, "none"):
+        find_refiner(str(options.refine))  # a mistake in it is told before the photos are read
     with errors_on_all_ranks():
         stored = stored_record(out / "train.yaml") if options.resume else None
     with errors_on_all_ranks():
