@@ -62,7 +62,7 @@ def _photo(item: dict[str, Any], where: str) -> str:
     for key in ("image", "media"):
         place = item.get(key)
         if isinstance(place, dict) and isinstance(place.get("path"), str) and place["path"]:
-            return place["path"]
+            return str(place["path"])
     return typed(item.get("id"), str, f"{where}: id")
 
 
