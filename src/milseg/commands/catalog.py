@@ -18,29 +18,29 @@ from milseg.training.recipes import RECIPES
 
 # option -> the names it takes, which the command line checks before anything is read
 CHOICES: dict[str, Choice] = {
-    "backbone": Choice(kind="backbone", names=BACKBONES),
-    "recipe": Choice(kind="recipe", names=RECIPES),
-    "rule": Choice(kind="rule", names=RULES, calls=True),
-    "rules": Choice(kind="rule", names=(*RULES, "cam"), calls=True),
-    "refine": Choice(kind="refiner", names=("none", *REFINERS), calls=True),
-    "kind": Choice(kind="kind", names=SOURCES),
+    "backbone": Choice(kind="backbone", table=BACKBONES),
+    "recipe": Choice(kind="recipe", table=RECIPES),
+    "rule": Choice(kind="rule", table=RULES, calls=True),
+    "rules": Choice(kind="rule", table=RULES, more=("cam",), calls=True),
+    "refine": Choice(kind="refiner", table=REFINERS, more=("none",), calls=True),
+    "kind": Choice(kind="kind", table=SOURCES),
     "format": Choice(
-        kind="format", names=FORMATS, meant={"label-studio": "labelstudio", "label_studio": "labelstudio"}
+        kind="format", table=FORMATS, meant={"label-studio": "labelstudio", "label_studio": "labelstudio"}
     ),
     "precision": Choice(
-        kind="precision", names=PRECISIONS, meant={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+        kind="precision", table=PRECISIONS, meant={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
     ),
-    "optimizer": Choice(kind="optimizer", names=OPTIMIZERS, calls=True),
-    "schedule": Choice(kind="schedule", names=SCHEDULES, calls=True),
-    "augment": Choice(kind="augmentation", names=("none", *TRANSFORMS), calls=True),
-    "reading": Choice(kind="reading", names=READINGS),
-    "tags_are": Choice(kind="word for tags", names=("complete", "partial")),
-    "vgg_padding": Choice(kind="VGG padding", names=("same", "pad100")),
-    "competition": Choice(kind="VOC competition", names=("comp5", "comp6")),
+    "optimizer": Choice(kind="optimizer", table=OPTIMIZERS, calls=True),
+    "schedule": Choice(kind="schedule", table=SCHEDULES, calls=True),
+    "augment": Choice(kind="augmentation", table=TRANSFORMS, more=("none",), calls=True),
+    "reading": Choice(kind="reading", table=READINGS),
+    "tags_are": Choice(kind="word for tags", table=("complete", "partial")),
+    "vgg_padding": Choice(kind="VGG padding", table=("same", "pad100")),
+    "competition": Choice(kind="VOC competition", table=("comp5", "comp6")),
     "device": Choice(
-        kind="device", names=("auto", "cpu", "cuda", "mps"), meant={"gpu": "cuda", "metal": "mps"}
+        kind="device", table=("auto", "cpu", "cuda", "mps"), meant={"gpu": "cuda", "metal": "mps"}
     ),
-    "to": Choice(kind="format", names=EXPORT_SUFFIXES),
+    "to": Choice(kind="format", table=EXPORT_SUFFIXES),
 }
 
 

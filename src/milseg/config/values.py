@@ -23,20 +23,27 @@ class Choice:
 
     Attributes:
         kind: the word for such a name in messages.
-        names: those that are known.
+        table: those that are known, as keys of the table that does the work.
+        more: further names that the option takes.
         meant: other words for them, which are not taken but suggest a name.
         calls: options may follow in parentheses, more names after a plus, and package.module:function is one too.
     """
 
     kind: str
-    names: Collection[str]
+    table: Collection[str]
+    more: tuple[str, ...] = ()
     meant: Mapping[str, str] = field(default_factory=dict)
     calls: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, looked up now, so that a row added to the table counts."""
+        return (*self.more, *self.table)
 
     def check(self, text: str) -> None:
         """Raise a UserError that suggests the nearest name, unless `text` is known.
 
-        >>> Choice(kind="rule", names=("max", "top-k"), calls=True).check("top-k(k=3)+max")
+        >>> Choice(kind="rule", table=("max", "top-k"), calls=True).check("top-k(k=3)+max")
         """
         for part in re.split(r"\+(?![^()]*\))", text) if self.calls else [text]:
             call = _CALL.fullmatch(part) if self.calls else None
@@ -174,7 +181,7 @@ def with_default(choice: Choice | None, default: Any) -> Choice | None:
     """The choice with the field's own default among the names, such as "auto"."""
     if choice is None or not isinstance(default, str) or default in choice.names:
         return choice
-    return replace(choice, names=(default, *choice.names))
+    return replace(choice, more=(default, *choice.more))
 
 
 Choices = Mapping[str, Choice]
