@@ -28,6 +28,7 @@ from milseg.config import InferenceConfig
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, load_model, save_model
 from milseg.inference.prior import Prior
+from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 
 SPEC = ModelSpec(backbone="tiny", classes=("background", "cat", "dög"), output_stride=2, longest_side=320)
@@ -458,3 +459,17 @@ def test_a_file_that_cannot_be_written_whole_is_one_message_and_the_old_one_stay
 def test_the_weights_say_which_version_wrote_them(folder: Path) -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"milseg": __version__}
+
+
+def test_a_folder_written_under_an_earlier_name_is_read(tmp_path: Path) -> None:
+    spec = ModelSpec(
+        backbone="tiny",
+        classes=("background", "cat"),
+        inference=InferenceConfig(random_walk=3, refine="none"),
+    )
+    save_model(tmp_path, build_fcn("tiny", 2), spec)
+    config = tmp_path / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    assert "random_walk: 3" in text
+    config.write_text(text.replace("random_walk: 3", "walk: 3"), encoding="utf-8")
+    assert load_model(tmp_path)[1].inference.random_walk == 3

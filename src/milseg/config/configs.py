@@ -129,6 +129,8 @@ class InferenceConfig:
         "refine": Limits(length=(1, 500)),
         "refine_side": Limits(least=16, most=8192),
     }
+    # Model folders that were written earlier stay readable.
+    RENAMED: ClassVar[Mapping[str, str]] = {"walk": "random_walk"}
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -1,7 +1,7 @@
 """Values from files that others made, held against a dataclass: type, range and finiteness of every field.
 
-The annotations say which type a field has. `LIMITS`, a table on the class, says what lies in range. Every message names
-the key, what it is, and what was expected.
+The annotations say which type a field has. `LIMITS`, a table on the class, says what lies in range. `RENAMED`, another
+one, maps names that files written earlier hold. Every message names the key, what it is, and what was expected.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def read_fields(kind: type[Record], values: Any, where: str, *, skip_unknown: bo
     if not isinstance(values, Mapping):
         raise UserError(f"{where} is {shown(values)}; expected settings by name")
     limits, hints = getattr(kind, "LIMITS", {}), get_type_hints(kind)
+    renamed = getattr(kind, "RENAMED", {})
+    values = {renamed.get(key, key): value for key, value in values.items()}
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     unknown = [key for key in values if key not in known]
     if unknown and not skip_unknown:

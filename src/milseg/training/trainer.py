@@ -50,7 +50,7 @@ from milseg.training.optimizer import (
     parameter_groups,
     set_learning_rate,
 )
-from milseg.utils.devices import autocast, compiled, loss_scaler
+from milseg.utils.devices import autocast, compiled, loss_scaler, memory_format
 from milseg.utils.files import PathLike, as_path
 from milseg.utils.memory import MemoryBound
 
@@ -186,7 +186,7 @@ class Trainer:
     def prepare(self) -> None:
         """The network on its device, the rule, the optimizer and the loader."""
         model, config, entry = self.model, self.config, self.entry
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(self.device, memory_format=memory_format(model, self.device))  # type: ignore[call-overload]
         model.train()
         if not config.dropout:
             for module in model.modules():
