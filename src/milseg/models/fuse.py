@@ -46,8 +46,8 @@ def fused(model: FCN, *, one_call: bool = True) -> FCN:
     _fold(network)
     if joins:
         _join(network)
-    layout = memory_format(network, network.score_layer.weight.device)
-    return network.requires_grad_(False).to(memory_format=layout)
+    device = next((weight.device for weight in network.parameters()), torch.device("cpu"))
+    return network.requires_grad_(False).to(memory_format=memory_format(network, device))
 
 
 class JoinedConv(nn.Conv2d):
