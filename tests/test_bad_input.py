@@ -56,7 +56,9 @@ class Place:
     def mask(self, name: str, size: tuple[int, int]) -> None:
         path = (self.truth / name).with_suffix(".png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(path, np.full(size, 1, dtype=np.uint8))
+        mask = np.zeros(size, dtype=np.uint8)
+        mask[size[0] // 3 :] = 1  # a mask of one class alone is refused: it tells no model from a constant
+        write_mask(path, mask)
 
     def write_tags(self, rows: str) -> None:
         self.tags.write_text(f"image,tags\n{rows}", encoding="utf-8")
@@ -234,8 +236,11 @@ def test_a_photo_that_cannot_be_read(
     assert f"left out: {path}: {reason}" in told
     assert (place.root / "out-predict" / "masks" / "a.png").exists()
     assert f"{path}: {reason}" in (place.root / "out-predict" / "failed.csv").read_text()
-    # A score of the other photos would be another score.
-    assert f"{path}: {reason}" in place.fails("evaluate")
+    # A score of the other photos is another score, and the result says so.
+    out, told = place.works("evaluate")
+    assert f"left out: {path}: {reason}" in told
+    assert json.loads(out)["photos"] == 3
+    assert f"1 photos that cannot be read left out, such as {path}: {reason}" in out
     assert path.read_bytes() == data
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from milseg.data.bags import PRESENT, VOID, Bag, BagSet, named_values
-from milseg.data.image import PackedPhoto, UInt8
+from milseg.data.image import MAX_PIXELS, PackedPhoto, UInt8
 from milseg.data.mask_checks import Reading, check_truth
 from milseg.data.mask_survey import Header, MaskSurvey, read_mask
 from milseg.data.sources.mask_names import ValueNames
@@ -150,7 +150,8 @@ def photo_size(photo: Path | PackedPhoto | UInt8) -> tuple[int, int] | None:
         return None
     try:
         with Image.open(photo) as image:
-            return image.height, image.width
+            # A photo over the limit is left out where it is read, whatever its mask's size.
+            return (image.height, image.width) if image.height * image.width <= MAX_PIXELS else None
     except Exception:  # whatever is wrong with the photo is told where it is read
         return None
 
