@@ -155,7 +155,7 @@ def test_the_oracle_is_chosen_by_held_out_masks_and_has_the_steps_of_the_rounds(
     )
     (row,) = compare(given, progress=False)
     assert row["learning_rate"] == 1e-2
-    assert steps == [(13, "scale(most=1.5)")] * 3  # 8 of the rule, 5 of a round
+    assert steps == [(13, "flip,scale(most=1.5)")] * 3  # 8 of the rule, 5 of a round
 
 
 def test_without_masks_there_are_tag_scores_alone(source: Path) -> None:

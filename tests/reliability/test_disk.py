@@ -12,7 +12,15 @@ from typing import Any
 
 import pytest
 
-import milseg.commands.evaluate  # all of it, before a test is somebody who may not read the checkout
+# All of it, before a test is somebody who may not read the checkout.
+import milseg.commands.evaluate
+import milseg.commands.export
+import milseg.commands.predict
+import milseg.commands.shard
+import milseg.commands.train
+import milseg.data.shards.write
+import milseg.export.write
+import milseg.inference.prediction_run
 import milseg.training.run
 import milseg.utils.files
 import milseg.utils.tensors
@@ -100,8 +108,13 @@ def test_a_read_only_folder_is_told_before_work_starts(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("work has started")
 
-    for target in ("training_run.fit", "prediction_run._segment", "shard_run.pack_photo", "export.metadata"):
-        monkeypatch.setattr(f"milseg.{target}", never)
+    for module, function in (
+        (milseg.training.run, "fit"),
+        (milseg.inference.prediction_run, "_segment"),
+        (milseg.data.shards.write, "pack_photo"),
+        (milseg.export.write, "metadata"),
+    ):
+        monkeypatch.setattr(module, function, never)
     words = {
         "train": train_words(place, "locked/run"),
         "predict": predict_words(place, "locked/masks"),

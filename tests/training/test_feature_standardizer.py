@@ -156,7 +156,8 @@ def test_a_stopped_run_goes_on_with_what_it_measured(tmp_path: Path) -> None:
     assert [r["loss"] for r in again] == [r["loss"] for r in history]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
     kept = load_file(tmp_path / "checkpoint.safetensors")
-    assert torch.equal(kept["standard.mean"], measured(network(), bags()).mean)
+    # Training may lay the network out with channels last, which rounds otherwise.
+    torch.testing.assert_close(kept["standard.mean"], measured(network(), bags()).mean, rtol=1e-5, atol=0.0)
 
 
 def test_large_features_are_learned_from_as_well_as_small_ones() -> None:
