@@ -28,7 +28,6 @@ from milseg.config import InferenceConfig
 from milseg.errors import UserError
 from milseg.inference.model_folder import ModelSpec, load_model, save_model
 from milseg.inference.prior import Prior
-from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 
 SPEC = ModelSpec(backbone="tiny", classes=("background", "cat", "dög"), output_stride=2, longest_side=320)
@@ -83,6 +82,7 @@ def test_the_files_say_what_they_are_and_everyone_may_read_them(folder: Path) ->
             "refine_side": 512,
         },
         "prior": None,
+        "value_ranges": {},
         "milseg_version": __version__,
     }
     assert json.loads((folder / "labels.json").read_text(encoding="utf-8")) == {"classes": list(SPEC.classes)}
@@ -467,7 +467,7 @@ def test_a_folder_written_under_an_earlier_name_is_read(tmp_path: Path) -> None:
         classes=("background", "cat"),
         inference=InferenceConfig(random_walk=3, refine="none"),
     )
-    save_model(tmp_path, build_fcn("tiny", 2), spec)
+    save_model(tmp_path, spec.build(), spec)
     config = tmp_path / "config.yaml"
     text = config.read_text(encoding="utf-8")
     assert "random_walk: 3" in text

@@ -373,9 +373,8 @@ def test_known_tags_rule_out_the_others_and_are_recorded(
     ("text", "told"),
     [
         ("a.jpg,cta\n", "line 2: unknown tag 'cta'; did you mean 'cat'"),
-        ("zebra.jpg,cat\n", "no row for any of the photos; its rows are like 'zebra'"),
+        ("zebra.jpg,cat\n", "no row for any of the photos; its rows are like 'zebra.jpg'"),
         ("deep/c,cat\nx/deep/c,dog\n", "no row|"),
-        ("c,cat\ndeep/c,dog\n", "rows 'c' and 'deep/c' may both be photo 'in/deep/c'"),
     ],
 )
 def test_known_tags_that_do_not_fit(photos: Path, model: Path, text: str, told: str) -> None:
@@ -419,12 +418,25 @@ def test_known_tags_as_columns_leave_the_unknown_open(
     assert command(*words, "--overwrite", "--ignore-unknown-tags") == 0
 
 
+def test_rows_of_one_photo_add_up(photos: Path, model: Path) -> None:
+    """The path deep/c ends in c, so both rows speak of one photo; with the first alone, dog is ruled out."""
+    tags = model.parent / "tags.csv"
+    found = {}
+    for out, text in (("one", "c,cat\n"), ("both", "c,cat\ndeep/c,dog\n")):
+        tags.write_text("image,tags\n" + text)
+        predict(model, photos, out=out, tags=tags)
+        found[out] = open_mask(model.parent / out / "masks" / "in" / "deep" / "c.png")
+    expected = load(model).segment(photos / "in" / "deep" / "c.JPG", tags=["cat", "dog"]).mask
+    assert np.array_equal(found["both"], expected)
+    assert not np.array_equal(found["one"], expected)
+
+
 def test_a_row_that_two_photos_answer_to(photos: Path, model: Path) -> None:
     tags = model.parent / "tags.csv"
     (photos / "in" / "two").mkdir()
     Image.fromarray(blocks(0)).save(photos / "in" / "two" / "c.png")
     tags.write_text("image,tags\nc,cat\n")
-    with pytest.raises(UserError, match="row 'c' may be photo 'in/deep/c' or 'in/two/c'"):
+    with pytest.raises(UserError, match=r"line 2: 'c' may be in/deep/c\.JPG or in/two/c\.png below"):
         predict(model, photos, tags=tags)
 
 
@@ -508,11 +520,11 @@ def test_a_run_that_was_stopped_skips_what_is_done(
     row_of = prediction_run._row
     written: list[str] = []
 
-    def stopping(photo: Any, segmentation: Any) -> Any:
+    def stopping(photo: Any, segmentation: Any, present: Any) -> Any:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(photo.name)
-        return row_of(photo, segmentation)
+        return row_of(photo, segmentation, present)
 
     monkeypatch.setattr(prediction_run, "_row", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -639,7 +651,7 @@ def test_a_walk_in_place_of_the_models_own(photos: Path, model: Path) -> None:
     found = open_mask(model.parent / "walked" / "masks" / "a.png")
     assert np.array_equal(found, changed.segment(photos / "a.jpg").mask)
     assert not np.array_equal(found, loaded.segment(photos / "a.jpg").mask)
-    with pytest.raises(UserError, match="walk is -1; expected 0"):
+    with pytest.raises(UserError, match="random_walk is -1; expected a whole number from 0 to 100"):
         predict(model, photos / "a.jpg", out="other", random_walk=-1)
     with pytest.raises(UserError):
         predict(model, photos / "a.jpg", out="walked", resume=True)  # other settings than before

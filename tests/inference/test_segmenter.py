@@ -273,5 +273,5 @@ def test_load_reads_a_model_folder(photo: np.ndarray, tmp_path: Path) -> None:
         assert not model.model.training
     more = load(tmp_path, class_bias={"dog": 100.0}).segment(photo)
     assert set(more.areas) == {"dog"}
-    with pytest.raises(UserError, match=r"config\.yaml: missing"):
+    with pytest.raises(UserError, match=r"none: no such folder, and a model folder holds config\.yaml"):
         load(tmp_path / "none")
