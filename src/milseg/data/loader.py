@@ -15,7 +15,7 @@ from milseg.data.bags import VOID, Bag, BagSet, load_mask, load_photo
 from milseg.data.image import UInt8, fit_size, normalise
 from milseg.data.sampler import bag_at, mixed
 from milseg.data.transforms import Sample, Transform, apply, find_transforms, window_tags
-from milseg.utils.parallel import prefetch_map, processors
+from milseg.utils.parallel import one_thread, prefetch_map, processors
 
 MOST_WORKERS = 8  # threads that decode; more wait for Python's lock
 STREAM = 8  # of the random numbers of torchvision's transforms
@@ -185,9 +185,10 @@ class Loader:
         workers = min(MOST_WORKERS, processors())
         found: list[Example] = []
         failure: Exception | None = None
-        for number, (position, made) in enumerate(
-            prefetch_map(self._work, self._positions(start), workers=workers, waiting=count), 1
-        ):
+        ahead = prefetch_map(
+            self._work, self._positions(start), workers=workers, waiting=count, begin=one_thread
+        )
+        for number, (position, made) in enumerate(ahead, 1):
             if isinstance(made, Exception):
                 failure = failure or made
             elif isinstance(made, Sample):
