@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -229,7 +230,7 @@ def test_scores_are_told_as_what_they_are(page: Any, segmenter: Segmenter) -> No
     drop(page, png_of(PIXELS), "scene.png")
     expect(page.locator("#panel")).to_be_visible()
     row = page.locator("#classes .row").first.inner_text()
-    assert "of the photo; highest score 0." in row
+    assert re.search(r"of the photo; highest score (above )?0\.\d", row)
     assert "wrong masks score high too" in page.locator("#sure").inner_text()
     assert "sure" not in page.locator("#status").inner_text()
     assert page.locator("body").inner_text().count("100 %") == 0

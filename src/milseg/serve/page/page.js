@@ -92,7 +92,9 @@ async function look() {
     show(photo, (performance.now() - began) / 1000);
   } catch (error) {
     // What is shown stays beside an error only while it is of the same photo.
-    if (error.name !== "AbortError" && asking === state.asking) (state.shown === state.file ? say : fail)(error, state.file);
+    if (error.name === "AbortError" || asking !== state.asking) return;
+    if (state.shown === state.file) say(error, state.file.name || "the photo");
+    else fail(error, state.file);
   } finally {
     clearTimeout(waiting);
     if (asking === state.asking) $("busy").hidden = true;
