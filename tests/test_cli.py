@@ -119,7 +119,7 @@ def test_help_as_a_program_is_quick_and_loads_no_torch() -> None:
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     for name in ("pred", "truth"):
         (tmp_path / name).mkdir()
-        Image.fromarray(np.ones((2, 2), dtype=np.uint8)).save(tmp_path / name / "a.png")
+        Image.fromarray(np.eye(2, dtype=np.uint8)).save(tmp_path / name / "a.png")
     (tmp_path / "pred" / "labels.json").write_text('{"classes": ["background", "cat"]}')
     words = ["evaluate", "--pred", str(tmp_path / "pred"), "--truth", str(tmp_path / "truth")]
     read, write = os.pipe()
@@ -598,33 +598,51 @@ def test_weights_that_do_not_fit_stop_the_run_before_anything_is_written(
     assert not Path("bomb").exists()
 
 
-def test_a_photo_cut_short_is_named_and_resume_goes_on_once_it_is_whole(
+def test_a_photo_cut_short_is_left_out_of_every_row(
     capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
 ) -> None:
+    """One photo that cannot be read ends no run, and the table says that it is missing."""
     whole = small_voc.photo("v1").read_bytes()
     small_voc.photo("v1").write_bytes(whole[: len(whole) // 3])
-    words = voc_words(small_voc.root, tiny_weights)
-    text = mistake(capsys, words)
-    assert f"{small_voc.photo('v1')}: damaged or cut short" in text
-    assert "replace the file or leave it out" in text
-    assert files_below(Path("out")) == ["config.yaml", "rows/all-background.json"]
-    small_voc.photo("v1").write_bytes(whole)
-    # The message of a second try says how to go on.
-    assert "out: already holds files; --resume goes on with that run" in mistake(capsys, words)
-    assert status([*words, "--resume"]) == 0
-    assert "table1.json" in files_below(Path("out"))
+    assert status(voc_words(small_voc.root, tiny_weights)) == 0
+    err = capsys.readouterr().err
+    assert err.count("milseg: left out: ") == 1
+    assert "replace the file or leave it out" in err
+    table = Path("out/table1.md").read_text()
+    assert "1 photos that cannot be read left out, such as v1" in table
+    assert "scored on 1 (VOC2012 val)" in table
+    rows = json.loads(Path("out/table1.json").read_text())["rows"]
+    assert {row["photos"] for row in rows} == {1}
+    assert Path("out/figure1.png").is_file()
 
 
-def test_a_training_photo_cut_short_leaves_nothing_half_written(
+def test_no_photo_to_score_on_is_a_mistake(
     capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
 ) -> None:
-    small_voc.photo("t2").write_bytes(small_voc.photo("t2").read_bytes()[:500])
-    assert status(voc_words(small_voc.root, tiny_weights, "--batch-size", 4)) == 2
+    for name in ("v0", "v1"):
+        small_voc.photo(name).write_bytes(small_voc.photo(name).read_bytes()[:200])
+    assert status(voc_words(small_voc.root, tiny_weights)) == 2
+    assert "VOC2012 val: none of its 2 photos can be read; the first: v0" in capsys.readouterr().err
+    assert not Path("out/table1.json").exists()
+
+
+def test_a_training_photo_cut_short_leaves_nothing_half_written_and_resume_goes_on_once_it_is_whole(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
+) -> None:
+    whole = small_voc.photo("t2").read_bytes()
+    small_voc.photo("t2").write_bytes(whole[:500])
+    words = voc_words(small_voc.root, tiny_weights, "--batch-size", 4)
+    assert status(words) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"milseg: {small_voc.photo('t2')}: damaged or cut short")
     found = files_below(Path("out"))
     assert "table1.json" not in found
     assert [name for name in found if "tmp" in name] == []
+    small_voc.photo("t2").write_bytes(whole)
+    # The message of a second try says how to go on.
+    assert "out: already holds files; --resume goes on with that run" in mistake(capsys, words)
+    assert status([*words, "--resume"]) == 0
+    assert "table1.json" in files_below(Path("out"))
 
 
 def test_a_mask_of_another_size_is_named(
@@ -633,14 +651,17 @@ def test_a_mask_of_another_size_is_named(
     small_voc.write_mask("v0", np.zeros((41, 49), dtype=np.uint8))
     text = mistake(capsys, voc_words(small_voc.root, tiny_weights))
     assert f"{small_voc.mask('v0')}: mask of 49 x 41 pixels for a photo of 50 x 41" in text
-    assert "export the mask again" in text
+    assert "1 of 2 masks have another size than their photos; export the masks again" in text
 
 
-def test_a_mask_cut_short_is_named(
+def test_a_mask_cut_short_is_left_out_and_named(
     capsys: pytest.CaptureFixture[str], in_tmp: Path, small_voc: SmallVoc, tiny_weights: Path
 ) -> None:
     small_voc.mask("v0").write_bytes(small_voc.mask("v0").read_bytes()[:-40])
-    assert f"{small_voc.mask('v0')}: damaged" in mistake(capsys, voc_words(small_voc.root, tiny_weights))
+    assert status(voc_words(small_voc.root, tiny_weights)) == 0
+    table = Path("out/table1.md").read_text()
+    assert f"1 photos whose true mask cannot be read left out: {small_voc.mask('v0')}: damaged" in table
+    assert "scored on 1 (VOC2012 val)" in table
 
 
 def test_a_full_folder_is_refused_without_a_word_about_it(
@@ -812,13 +833,18 @@ def test_evaluate_a_model_on_any_photos(
 def test_evaluate_names_a_photo_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc
 ) -> None:
-    """A score of fewer photos would be another score: nothing is skipped."""
+    """A score of fewer photos is another score: it is told which photo is missing."""
     data = small_voc.photo("v1").read_bytes()[:-300]
     small_voc.photo("v1").write_bytes(data)
-    text = mistake(capsys, ["evaluate", "--model", model, small_voc.root, "--out", "scores.json"])
-    assert f"{small_voc.photo('v1')}: damaged or cut short" in text
+    assert status(["evaluate", "--model", model, small_voc.root, "--out", "scores.json"]) == 0
+    out, err = capsys.readouterr()
+    reason = f"{small_voc.photo('v1')}: damaged or cut short"
+    assert f"milseg: left out: {reason}" in err
+    assert f"1 photos that cannot be read left out, such as {reason}" in out
     assert small_voc.photo("v1").read_bytes() == data
-    assert not Path("scores.json").exists()
+    scores = json.loads(Path("scores.json").read_text())
+    assert scores["photos"] == 1
+    assert any(reason in note for note in scores["notes"])
 
 
 def test_voc_results(capsys: pytest.CaptureFixture[str], model: Path, small_voc: SmallVoc) -> None:

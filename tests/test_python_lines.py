@@ -81,6 +81,7 @@ def test_every_public_function_takes_a_text_for_a_path(newcomer: Path) -> None:
     train = milseg.read_voc("VOCdevkit", "train", tags_file="tags.csv", classes=["cat", "dog"], sbd=None)
     assert milseg.open_photo("photo.jpg").shape == (41, 50, 3)
     assert len(milseg.open_source("VOCdevkit/VOC2012/JPEGImages", tags="tags.csv")) == 4
+    assert len(milseg.open_source("VOCdevkit/VOC2012/JPEGImages", tags="tags.csv", leave_out=["none"])) == 4
     Path("rows.yaml").write_text("cat: [tabby]\ndog: [beagle]\n")
     kind = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
     weights = f"torch/hub/checkpoints/{os.path.basename(kind.url)}"

@@ -184,6 +184,7 @@ Options = TypeVar("Options")
 def shared_settings(kind: type[Options], options: object, **changes: Any) -> Options:
     """Settings of one command from those of another: every field that both have, by name, and then the changes.
 
+    >>> from pathlib import Path
     >>> from milseg.config import CompareOptions, EvaluateOptions
     >>> given = CompareOptions(source=Path("photos"), tags=Path("tags.csv"), split="train")
     >>> found = shared_settings(EvaluateOptions, given, split="val")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from milseg.config import VocOptions, overridden, overridden_by
 from milseg.data.bags import BagSet
+from milseg.data.photo_statistics import read_photos, readable_bags
 from milseg.data.sources.voc import read_voc
 from milseg.data.sources.voc_sets import PAIRS, default_pair, require_disjoint
 from milseg.data.truth_checks import checked_truth, reading_of
@@ -113,7 +115,17 @@ def _read(options: VocOptions) -> tuple[BagSet, BagSet]:
         for name in _sets(options)
     )
     require_disjoint(train, val)
-    return _looked_at(train), _looked_at(val)
+    return _looked_at(train), _readable(_looked_at(val))
+
+
+def _readable(bags: BagSet) -> BagSet:
+    """The bags whose photos can be read, the others named: every row of the table is scored on the same photos."""
+    kept, _, bad = readable_bags(bags, read_photos(bags.bags, progress=True))
+    for line in bad:
+        print(f"milseg: left out: {line}", file=sys.stderr)
+    if not len(kept):
+        raise UserError(f"{bags.name}: none of its {len(bags):,} photos can be read; the first: {bad[0]}")
+    return kept
 
 
 def _looked_at(bags: BagSet) -> BagSet:

@@ -116,14 +116,13 @@ def check_settings(
         if option not in known:
             raise unknown_name(f"option of {kind} {name}", option, known)
         wanted = type(known[option])
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted:
+        whole_for_decimal = wanted is float and type(value) is int
+        if type(value) is not wanted and not whole_for_decimal:
             words = {bool: "true or false", int: "a whole number", float: "a number"}
             raise UserError(f"{kind} {name}: {option} is {value}; expected {words[wanted]}")
         low, high = limits.get(option, (-math.inf, math.inf))
         if not low <= value <= high:
             expected = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
             raise UserError(f"{kind} {name}: {option} is {value}; expected {expected}")
-        checked[option] = value
+        checked[option] = float(value) if whole_for_decimal else value
     return checked

@@ -63,7 +63,7 @@ def spellings(written: str) -> tuple[tuple[str, ...], ...]:
     >>> ["/".join(parts) for parts in spellings("/data/local-files/?d=pets%2Fa%20b.jpg")][0]
     'pets/a b.jpg'
     >>> ["/".join(parts) for parts in spellings(r"C:\\photos\\a.jpg")]
-    ['photos/a.jpg']
+    ['C:\\\\photos\\\\a.jpg', 'photos/a.jpg']
     """
     plain = written.strip()
     texts = _texts(plain) if SPECIAL.search(plain) else (plain,)

@@ -55,7 +55,7 @@ def open_source(
     untagged: str = "background",
     keep_all: bool = False,
     shards: ShardReading = PLAIN_READING,
-    leave_out: Sequence[Path] = (),
+    leave_out: Sequence[PathLike] = (),
 ) -> BagSet:
     """Read photos and their tags, whatever their form (see `SOURCES`); no photo is opened.
 
@@ -98,7 +98,7 @@ def open_source(
             classes, own = own_classes(labels, place.root)
             background = own if background is None else background
     else:
-        labels = _read(place, classes or (), leave_out)
+        labels = _read(place, classes or (), [as_path(folder) for folder in leave_out])
     name = source.absolute().name
     bags = make_bag_set(
         labels,
