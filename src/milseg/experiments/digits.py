@@ -27,7 +27,7 @@ from milseg.models.backbones import build_fcn
 from milseg.models.fcn import FCN
 from milseg.models.transfer import transfer_score_layer
 from milseg.training.recipes import POOLED, REFINE, TTA_SCALES
-from milseg.utils.devices import pick_device
+from milseg.utils.devices import memory_format, pick_device
 from milseg.utils.files import atomic_path
 
 CATEGORIES = tuple(str(digit) for digit in range(10))
@@ -87,7 +87,8 @@ def pretrain(options: DigitsOptions, *, device: torch.device, progress: bool = T
     model = build_fcn(
         "tiny", len(CATEGORIES), output_stride=OUTPUT_STRIDE, seed=options.seed, frozen_batch_norm=False
     )
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_format(model, device)
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-4)
     steps, batch = options.pretrain_steps, 64
@@ -96,7 +97,7 @@ def pretrain(options: DigitsOptions, *, device: torch.device, progress: bool = T
     bar = tqdm(range(steps), desc="pre-train classifier", disable=not progress)
     for step in bar:
         chosen = torch.randint(len(images), (batch,), generator=generator)
-        inputs = images[chosen].to(device, memory_format=torch.channels_last)
+        inputs = images[chosen].to(device, memory_format=layout)
         loss = F.cross_entropy(model.classify(inputs), labels[chosen].to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
