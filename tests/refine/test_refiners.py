@@ -84,7 +84,7 @@ def test_options_reach_the_function() -> None:
         ("crf(iterations=2.5)", "expected a whole number"),
         ("crf(5)", "expected option=value"),
         ("crf(iterations=1000000)", "refiner crf: iterations is 1000000; expected 0 to 100"),
-        ("crf(spatial_sigma=0)", "spatial_sigma is 0.0; expected 0.01 to 10000"),
+        ("crf(spatial_sigma=0)", "spatial_sigma is 0; expected 0.01 to 10000"),
         ("superpixels(count=0)", "count is 0; expected 1 to 100000"),
     ],
 )

@@ -90,7 +90,7 @@ def test_settings_are_held_against_the_function() -> None:
         ({"size": True}, "expected a number"),
         ({"plain": 1}, "expected true or false"),
         ({"count": 10**6}, "count is 1000000; expected 0 to 100"),
-        ({"size": -1}, "size is -1.0; expected 0.5 to 8"),
+        ({"size": -1}, "size is -1; expected 0.5 to 8"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, float], words: str) -> None:
